@@ -1,0 +1,1 @@
+"""A small SSH fleet on loopback for newcomers: real wire protocol, simulated machines."""

@@ -1,0 +1,1 @@
+"""WHERE to run: inventories in Ansible's formats, and patterns over them."""

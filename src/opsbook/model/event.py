@@ -1,0 +1,166 @@
+"""Everything that happens in a run, as values.
+
+An event is made once, by whoever saw the thing happen, and never changed. The recorder numbers, redacts and
+appends them (`Entry`); journal, record, screen and CI output are all folded from the same sequence. A reader of a
+journal maps an event type it does not know to nothing and keeps the line's bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from opsbook.model.run import CellError, CellRecord, CellState, RunState
+from opsbook.model.target import JsonValue, TargetState
+
+
+class RunStarted(Struct, frozen=True, kw_only=True, tag="run_started"):
+    """The claim: what is about to run, with what, on what."""
+
+    run_id: str
+    title: str
+    parameters: dict[str, JsonValue] = {}
+    pattern: str | None = None
+    selected: tuple[str, ...] = ()
+    cells: tuple[CellRecord, ...] = ()
+
+
+class CellStarted(Struct, frozen=True, kw_only=True, tag="cell_started"):
+    cell_id: str
+
+
+class CellEnded(Struct, frozen=True, kw_only=True, tag="cell_ended"):
+    cell_id: str
+    state: CellState
+    duration_s: float = 0.0
+    error: CellError | None = None
+
+
+class CellOutput(Struct, frozen=True, kw_only=True, tag="cell_output"):
+    """Text a cell printed or raised; `stream` is `stdout`, `stderr` or `error`."""
+
+    cell_id: str
+    stream: str
+    text: str
+
+
+class GateAnswered(Struct, frozen=True, kw_only=True, tag="gate_answered"):
+    """A `confirm` cell was asked about; `by` is `terminal` or `--yes`."""
+
+    cell_id: str
+    granted: bool
+    by: str
+
+
+class CallStarted(Struct, frozen=True, kw_only=True, tag="call_started"):
+    """A fleet call: one thing asked of several targets."""
+
+    call: int
+    cell_id: str | None
+    kind: str
+    """`run`, `reboot`, `wait_until`."""
+    text: str
+    """What is done, in one line: the script's first line, for people."""
+    targets: tuple[str, ...]
+    read_only: bool = False
+    counted: bool = True
+    """False for `check=False`: its results count against no target, no limit and no exit code."""
+    wave: int | None = None
+    waves: int | None = None
+    """This call is wave number `wave` (from 1) of `waves`."""
+
+
+class Intent(Struct, frozen=True, kw_only=True, tag="intent"):
+    """A changing command is about to leave for a target: on disk and acknowledged before it does."""
+
+    call: int
+    cell_id: str | None
+    target: str
+    digest: str
+    """sha256 of what is about to be done; see SEMANTICS 16."""
+    kind: str
+    boot_id: str | None = None
+    """The target's boot id before a reboot: done means a different one."""
+
+
+class TargetOutput(Struct, frozen=True, kw_only=True, tag="target_output"):
+    """Whole lines a target said; `stream` is `stdout` or `stderr`. Goes to the host log, not into the journal."""
+
+    call: int
+    target: str
+    stream: str
+    text: str
+
+
+class TargetEnded(Struct, frozen=True, kw_only=True, tag="target_ended"):
+    """A call is over on one target. Carries the captured output, so that a resume can answer from it."""
+
+    call: int
+    cell_id: str | None
+    target: str
+    state: TargetState
+    kind: str = "run"
+    digest: str = ""
+    exit_code: int | None = None
+    signal: str | None = None
+    reason: str = ""
+    duration_s: float = 0.0
+    stdout: str = ""
+    stderr: str = ""
+    truncated: bool = False
+    read_only: bool = False
+    counted: bool = True
+
+
+class CallEnded(Struct, frozen=True, kw_only=True, tag="call_ended"):
+    """A fleet call is over; `error` is the sentence it raised, or empty."""
+
+    call: int
+    cell_id: str | None
+    error: str = ""
+
+
+class MetricRecorded(Struct, frozen=True, kw_only=True, tag="metric_recorded"):
+    name: str
+    value: JsonValue
+
+
+class StopRequested(Struct, frozen=True, kw_only=True, tag="stop_requested"):
+    """A signal asked the run to stop."""
+
+    signal: str
+
+
+class RunEnded(Struct, frozen=True, kw_only=True, tag="run_ended"):
+    status: RunState
+    exit_code: int
+    reason: str = ""
+
+
+Event: TypeAlias = (
+    RunStarted
+    | CellStarted
+    | CellEnded
+    | CellOutput
+    | GateAnswered
+    | CallStarted
+    | Intent
+    | TargetOutput
+    | TargetEnded
+    | CallEnded
+    | MetricRecorded
+    | StopRequested
+    | RunEnded
+)
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One line of the journal: the event, its number from 1, its time (UTC), and the hash of the line before."""
+
+    seq: int
+    at: datetime
+    prev: str
+    """sha256 of the previous line's bytes without its newline; 64 zeros on the first line."""
+    event: Event

@@ -1,0 +1,114 @@
+"""What crosses the control channel between the notebook's fleet and the runner: one JSON line each way.
+
+Requests carry a `ticket`, a number the kernel side chooses; the answer to it carries the same one. Reports have
+none and get no answer, but are read in the order they were sent, so whatever was reported before a ticket is on
+its way to disk when the ticket is answered.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from opsbook.model.event import Event, Intent
+from opsbook.model.target import Inventory, JsonValue
+
+
+class RunOptions(Struct, frozen=True, kw_only=True):
+    """How fleet calls behave in this run unless the call itself says otherwise."""
+
+    parallel: int = 64
+    max_fail: str = "0"
+    host_keys: str = "strict"
+    """`strict`, `accept-new` or `off` (SEMANTICS 26)."""
+    known_hosts: tuple[str, ...] = ()
+    connect_timeout_s: float = 10.0
+    command_timeout_s: float = 1800.0
+
+
+# kernel to runner
+
+
+class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
+    """The kernel's side is there; answered by `Welcome`."""
+
+    ticket: int
+    version: str
+
+
+class Report(Struct, frozen=True, kw_only=True, tag="report"):
+    """Something happened in the fleet. No answer."""
+
+    event: Event
+
+
+class IntentRequest(Struct, frozen=True, kw_only=True, tag="intent_request"):
+    """A changing command wants to leave; answered by `Ack` when the intent is on disk, or by `Refusal`."""
+
+    ticket: int
+    intent: Intent
+
+
+class CellDone(Struct, frozen=True, kw_only=True, tag="cell_done"):
+    """A cell's code has returned; answered by `Ack` when all it reported is recorded."""
+
+    ticket: int
+    cell_id: str | None
+
+
+class SecretRequest(Struct, frozen=True, kw_only=True, tag="secret_request"):
+    """The notebook reveals a secret; answered by `SecretValue`, or by `Refusal`."""
+
+    ticket: int
+    reference: str
+
+
+class Cancelling(Struct, frozen=True, kw_only=True, tag="cancelling"):
+    """The kernel's side has seen a `Cancel`; `in_flight` says whether it is ending remote commands itself."""
+
+    in_flight: bool
+
+
+# runner to kernel
+
+
+class Welcome(Struct, frozen=True, kw_only=True, tag="welcome"):
+    """Everything the notebook's fleet needs to know about its run."""
+
+    ticket: int
+    run_id: str
+    inventory: Inventory | None
+    selected: tuple[str, ...]
+    """The names `targets()` gives: all, or what `-t` left."""
+    limited: bool
+    """Whether `-t` was given."""
+    parameters: dict[str, JsonValue] = {}
+    secrets: tuple[str, ...] = ()
+    options: RunOptions = RunOptions()
+
+
+class Ack(Struct, frozen=True, kw_only=True, tag="ack"):
+    ticket: int
+
+
+class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
+    """The request was not granted; `reason` is a sentence for the author."""
+
+    ticket: int
+    reason: str
+
+
+class SecretValue(Struct, frozen=True, kw_only=True, tag="secret_value"):
+    ticket: int
+    value: str
+
+
+class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
+    """Stop: start nothing new; with `hard`, end the running remote commands too."""
+
+    hard: bool
+
+
+FromKernel: TypeAlias = Hello | Report | IntentRequest | CellDone | SecretRequest | Cancelling
+ToKernel: TypeAlias = Welcome | Ack | Refusal | SecretValue | Cancel

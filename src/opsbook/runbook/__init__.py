@@ -1,0 +1,1 @@
+"""WHAT to run: a notebook's bytes, header and parameters. Reads them; never executes them."""
