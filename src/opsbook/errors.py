@@ -103,7 +103,8 @@ class ConnectError(OpsbookError):
     exit_code = ExitCode.UNREACHABLE
 
     def __init__(self, message: str, state: str) -> None:
-        super().__init__(message, state)
+        super().__init__(message)
+        self.args = (message, state)
         self.state = state
 
 

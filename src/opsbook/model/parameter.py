@@ -22,6 +22,7 @@ class ParameterSpec(Struct, frozen=True, kw_only=True):
 
     @property
     def is_required(self) -> bool:
+        """Whether a run must be given a value."""
         return self.default is None
 
 

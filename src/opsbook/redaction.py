@@ -1,0 +1,114 @@
+"""Secrets as a type, and the one redactor that stands before every sink.
+
+`Secret` shows itself as `***` everywhere and gives its value only to `reveal()`. A `Redactor` knows the values that
+were revealed in this process and masks them, in the forms a program is likely to print them in, in every string
+it is shown. Limits: it works on whole strings, so a value torn over two of them passes; and it cannot see into images.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+from urllib.parse import quote
+
+from opsbook.errors import SecretError
+
+MASK = "***"
+SHORTEST = 4
+"""A shorter value would mask ordinary text all over (SEMANTICS 27)."""
+
+SCHEMES = ("env", "file", "cmd", "vault", "prompt")
+
+
+def is_reference(text: object) -> bool:
+    """Whether `text` is a secret's reference, such as `env:TOKEN`."""
+    return isinstance(text, str) and text.partition(":")[0] in SCHEMES and bool(text.partition(":")[2])
+
+
+class Secret:
+    """A value that is never shown: a reference, and the means to resolve it when it is needed."""
+
+    __slots__ = ("_resolve", "reference")
+
+    def __init__(self, reference: str, resolve: Callable[[str], str]) -> None:
+        self.reference = reference
+        self._resolve = resolve
+
+    def reveal(self) -> str:
+        """Return the value itself.
+
+        Raises:
+            SecretError: the reference cannot be resolved, or its value is too short to be masked safely.
+        """
+        value = self._resolve(self.reference)
+        if len(value) < SHORTEST:
+            raise SecretError(f"the secret {self.reference!r} is shorter than {SHORTEST} characters")
+        return value
+
+    def __repr__(self) -> str:
+        return MASK
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return MASK
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret cannot be pickled")
+
+
+def _forms(value: str) -> set[str]:
+    """List the ways `value` may appear in text: itself, quoted, escaped, encoded, and each line of it."""
+    raw = value.encode()
+    forms = {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    forms |= {shlex.quote(value), quote(value, safe=""), raw.hex()}
+    for shift in range(3):
+        # base64 of the value inside a longer text depends on where it starts, modulo three bytes;
+        # the characters at both ends also depend on the neighbours, so only the middle is certain
+        coded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
+        middle = coded[(0, 2, 3)[shift] : len(coded) - 1]
+        forms |= {middle, middle.replace("+", "-").replace("/", "_")}
+    forms |= {line.strip() for line in value.splitlines()}
+    return {form for form in forms if len(form) >= SHORTEST}
+
+
+class Redactor:
+    """Masks every value it was told of. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._known: set[str] = set()
+        self._forms: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, value: str) -> None:
+        """Mask `value` from now on."""
+        with self._lock:
+            if value in self._known:
+                return
+            self._known.add(value)
+            self._forms |= _forms(value)
+            longest_first = sorted(self._forms, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def text(self, text: str) -> str:
+        """Return `text` with every known value masked."""
+        pattern = self._pattern
+        return text if pattern is None else pattern.sub(MASK, text)
+
+    def tree(self, value: Any) -> Any:
+        """Return a JSON tree with every string in it masked, keys included; its structure is never touched."""
+        if self._pattern is None:
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key) if isinstance(key, str) else key: self.tree(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.tree(item) for item in value]
+        return value

@@ -1,0 +1,260 @@
+"""Runbooks as read from disk: bytes read once, hashed, and understood without running anything.
+
+The shape is checked here with a typed decode, because nbformat takes longer to import than a kernel to start; nbformat
+itself comes in when the document is made (`make_document`) and validated. The bytes that were hashed are the bytes
+that run. Knows nothing of kernels and runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from opsbook.errors import RunbookError
+from opsbook.model.parameter import ParameterSpec
+from opsbook.runbook.header import Header, headings, read_header
+from opsbook.runbook.parameters import read_parameters
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+PARAMETERS_TAG = "parameters"
+INJECTED_TAG = "injected-parameters"
+MAX_BYTES = 256 * 1024 * 1024
+
+
+class _CellMetadata(Struct):
+    tags: list[str] = []
+    run_through_control: dict[str, object] = {}
+
+
+class _Cell(Struct):
+    cell_type: Literal["code", "markdown", "raw"]
+    source: str | list[str]
+    metadata: _CellMetadata
+    id: str | UnsetType = UNSET
+
+
+class _KernelSpec(Struct, frozen=True):
+    name: str = ""
+    language: str = ""
+
+
+class _Metadata(Struct):
+    kernelspec: _KernelSpec = _KernelSpec()
+
+
+class _Notebook(Struct):
+    nbformat: int
+    nbformat_minor: int
+    metadata: _Metadata
+    cells: list[_Cell]
+
+
+class _Version(Struct):
+    nbformat: int
+
+
+class Cell(Struct, frozen=True, kw_only=True):
+    """One cell of a runbook."""
+
+    id: str
+    index: int
+    kind: str
+    """`code`, `markdown` or `raw`."""
+    source: str
+    tags: tuple[str, ...] = ()
+    label: str = ""
+    """The phase, the heading above it, or the first line of its code."""
+    frozen: bool = False
+    """Whether it is marked not to run any more (`run_through_control.frozen`)."""
+
+    @property
+    def is_code(self) -> bool:
+        """Whether there is something to execute."""
+        return self.kind == "code" and bool(self.source.strip())
+
+    @property
+    def fans_out(self) -> bool:
+        """Whether its text is an `%%on` cell."""
+        return self.source.lstrip().startswith("%%on")
+
+    @property
+    def changes(self) -> bool:
+        """Whether its text is an `%%on` cell that may change its targets."""
+        return self.fans_out and "--read-only" not in self.source.lstrip().splitlines()[0].split()
+
+
+class Runbook(Struct, frozen=True, kw_only=True):
+    """A notebook, read and understood."""
+
+    path: Path
+    raw: bytes
+    sha256: str
+    header: Header
+    cells: tuple[Cell, ...]
+    parameters: tuple[ParameterSpec, ...]
+    kernel: str
+    """The kernelspec's name; empty when the notebook names none."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending: what runs of it are called."""
+        return self.path.stem
+
+    @property
+    def title(self) -> str:
+        """The first heading, or the name."""
+        return self.header.title or self.name
+
+    @property
+    def code_cells(self) -> tuple[Cell, ...]:
+        """The cells there is something to execute in, those injected by an earlier run left out."""
+        return tuple(cell for cell in self.cells if cell.is_code and INJECTED_TAG not in cell.tags)
+
+    @property
+    def parameters_cell(self) -> Cell | None:
+        """The cell tagged `parameters`."""
+        return next((cell for cell in self.cells if PARAMETERS_TAG in cell.tags), None)
+
+    @property
+    def asks_for_targets(self) -> bool:
+        """Whether its text, as far as text can tell, will ask for targets."""
+        return any(cell.fans_out or _calls_targets(cell.source) for cell in self.code_cells)
+
+
+def read_runbook(path: Path) -> Runbook:
+    """Read a runbook from a local, regular file.
+
+    Raises:
+        RunbookError: there is no such file, or it is not a notebook opsbook can run.
+        ParameterError: its parameters cell cannot be read.
+    """
+    raw = _read_bytes(path)
+    document = _decode(raw, path)
+    cells = tuple(_label(_cells(document)))
+    tagged = [cell for cell in cells if PARAMETERS_TAG in cell.tags]
+    if len(tagged) > 1:
+        raise RunbookError(
+            f"{path.name} has {len(tagged)} cells tagged 'parameters'",
+            "keep the tag on the one cell that declares them all",
+        )
+    first_code = next((cell.index for cell in cells if cell.is_code), len(cells))
+    opening = [cell.source for cell in cells[:first_code] if cell.kind == "markdown"]
+    return Runbook(
+        path=path,
+        raw=raw,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        header=read_header(opening),
+        cells=cells,
+        parameters=read_parameters(tagged[0].source) if tagged else (),
+        kernel=document.metadata.kernelspec.name,
+    )
+
+
+def make_document(runbook: Runbook) -> NotebookNode:
+    """Return the runbook as an nbformat document of the current minor version, validated, with our cell ids.
+
+    Raises:
+        RunbookError: nbformat does not accept it.
+    """
+    import nbformat  # noqa: PLC0415  takes longer to import than everything else a refused run needs
+
+    try:
+        document = nbformat.from_dict(  # type: ignore[no-untyped-call]
+            msgspec.json.decode(runbook.raw)
+        )
+        for cell, known in zip(document.cells, runbook.cells, strict=True):
+            cell["id"] = known.id
+        document.nbformat_minor = max(5, document.nbformat_minor)
+        document.metadata.setdefault(
+            "kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"}
+        )
+        nbformat.validate(document)
+    except (nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
+        sentence = str(error).strip().partition("\n")[0]
+        raise RunbookError(f"{runbook.path.name} is not a valid notebook: {sentence}") from error
+    return cast("NotebookNode", document)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise RunbookError(f"{path} is not a regular file", "a runbook is a local .ipynb file")
+        if status.st_size > MAX_BYTES:
+            raise RunbookError(f"{path} is larger than {MAX_BYTES // 2**20} MiB", "clear its outputs first")
+        return path.read_bytes()
+    except FileNotFoundError:
+        near = sorted(other.name for other in path.parent.glob("*.ipynb")) if path.parent.is_dir() else []
+        hint = f"notebooks in {path.parent}: {', '.join(near[:6])}" if near else "give the path of a .ipynb file"
+        raise RunbookError(f"no such runbook: {path}", hint) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RunbookError(f"cannot read {path}: {reason}") from error
+
+
+def _decode(raw: bytes, path: Path) -> _Notebook:
+    try:
+        version = msgspec.json.decode(raw, type=_Version).nbformat
+        if version != 4:  # noqa: PLR2004  the format's own number
+            raise RunbookError(
+                f"{path.name} is in notebook format {version}; opsbook runs format 4",
+                f"convert it: jupyter nbconvert --to notebook --inplace {path.name}",
+            )
+        return msgspec.json.decode(raw, type=_Notebook)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        sentence = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        hint = "is the file complete?" if "truncated" in sentence else "a runbook is a Jupyter notebook (.ipynb)"
+        raise RunbookError(f"{path.name} is not a notebook: {sentence}", hint) from None
+
+
+def _cells(document: _Notebook) -> list[Cell]:
+    cells, seen = [], set()
+    for index, cell in enumerate(document.cells):
+        source = cell.source if isinstance(cell.source, str) else "".join(cell.source)
+        own = cell.id if isinstance(cell.id, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", cell.id) else ""
+        if not own or own in seen:
+            # a stable stand-in in the characters nbformat allows: libraries would mint a new random one at every load
+            own = f"{index}-{hashlib.sha256(source.encode('utf-8', 'replace')).hexdigest()[:32]}"
+        seen.add(own)
+        frozen = cell.metadata.run_through_control.get("frozen") is True
+        tags = tuple(cell.metadata.tags)
+        cells.append(Cell(id=own, index=index, kind=cell.cell_type, source=source, tags=tags, frozen=frozen))
+    return cells
+
+
+def _label(cells: list[Cell]) -> list[Cell]:
+    """Give each code cell the name a reader would use for it."""
+    heading, labelled = "", []
+    for cell in cells:
+        if cell.kind == "markdown":
+            heading = next((text for level, text in reversed(headings(cell.source)) if level > 1), heading)
+        phase = next((tag.partition(":")[2] for tag in cell.tags if tag.startswith("phase:")), "")
+        own = "Parameters" if PARAMETERS_TAG in cell.tags else ""
+        first_line = next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
+        label = phase or own or heading or first_line[:60]
+        labelled.append(msgspec.structs.replace(cell, label=label))
+    return labelled
+
+
+def _calls_targets(source: str) -> bool:
+    """Whether Python source calls `targets(...)` or `opsbook.targets(...)`. Source with magics is read line by line."""
+    plain = "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+    try:
+        tree = ast.parse(plain)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name == "targets":
+                return True
+    return False

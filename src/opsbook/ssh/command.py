@@ -1,0 +1,216 @@
+"""One command on one connection, from its channel to the truth about how it ended.
+
+Nothing waits without a deadline. Both streams are drained by one waiter. An exit code is reported only when the target
+told it; a signal, a lost link, a deadline and a cancel are told apart. What was sent is never sent again here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import paramiko
+from paramiko.common import cMSG_CHANNEL_REQUEST
+
+from opsbook.errors import ConnectError
+from opsbook.model.target import TargetState
+from opsbook.ssh.capture import Capture
+from opsbook.ssh.connection import Connection
+from opsbook.ssh.result import CommandResult
+from opsbook.ssh.script import STOP, Prepared
+
+CHANNEL_S = 15.0
+"""Seconds a target may take to open a channel."""
+STOP_S = 3.0
+"""Seconds a command may take to end after it was told to: TERM, KILL a second later, and the way back."""
+LINGER_S = 1.0
+"""Seconds to wait for more output after the exit code: a child left behind may hold the streams open for ever."""
+SUDO_S = 15.0
+_READ = 64 * 1024
+
+
+class _Wake:
+    """What paramiko's buffers set when something arrives. Only the waiter clears it, so no arrival is missed."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def clear(self) -> None:
+        """Do nothing: a buffer that was read empty must not silence the other one."""
+
+    def wait(self, seconds: float) -> None:
+        self._event.wait(max(0.0, seconds))
+        self._event.clear()
+
+
+class Command:
+    """A command that is about to run. `cancel` may be called from any thread at any time."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        prepared: Prepared,
+        *,
+        timeout_s: float,
+        on_output: Callable[[str, str], None],
+    ) -> None:
+        self._connection = connection
+        self._prepared = prepared
+        self._deadline = time.monotonic() + timeout_s
+        self._timeout_s = timeout_s
+        self._wake = _Wake()
+        self._cancelled = threading.Event()
+        self._stdout = Capture(lambda lines: on_output("stdout", lines))
+        self._stderr = Capture(lambda lines: on_output("stderr", lines))
+
+    def cancel(self) -> None:
+        """Ask for its end: the remote processes get TERM, then KILL."""
+        self._cancelled.set()
+        self._wake.set()
+
+    def run(self, before_send: Callable[[], None]) -> CommandResult:
+        """Open a channel, call `before_send` (whatever it raises is raised, and nothing was sent), run, return.
+
+        Raises:
+            ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
+        """
+        channel = self._open()
+        listeners, number = self._connection.transport.on_exit, channel.get_id()
+        listeners[number] = self._wake.set
+        try:
+            channel.in_buffer.set_event(self._wake)  # type: ignore[arg-type]
+            channel.in_stderr_buffer.set_event(self._wake)  # type: ignore[arg-type]
+            before_send()
+            if self._cancelled.is_set():
+                return CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent")
+            return self._converse(channel)
+        finally:
+            channel.close()
+            listeners.pop(number, None)
+
+    def _open(self) -> paramiko.Channel:
+        seconds = min(CHANNEL_S, max(0.1, self._deadline - time.monotonic()))
+        try:
+            return self._connection.transport.open_session(timeout=seconds)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            message = f"no channel could be opened: {str(error) or 'the connection ended'}"
+            raise ConnectError(message, TargetState.UNREACHABLE) from error
+
+    def _converse(self, channel: paramiko.Channel) -> CommandResult:
+        try:
+            self._send_request(channel)
+            if self._prepared.marker and not self._await_marker(channel):
+                return self._finish(channel, TargetState.BECOME, "sudo did not let the command through")
+            channel.settimeout(max(0.1, self._deadline - time.monotonic()))
+            channel.sendall(self._prepared.payload)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            if not channel.exit_status_ready():
+                return self._finish(channel, TargetState.LOST, f"the link was lost while sending: {error}")
+        return self._await_end(channel)
+
+    def _send_request(self, channel: paramiko.Channel) -> None:
+        """Send `exec` without asking for a reply: paramiko waits for one without any deadline."""
+        message = paramiko.Message()
+        message.add_byte(cMSG_CHANNEL_REQUEST)
+        message.add_int(channel.remote_chanid)
+        message.add_string("exec")
+        message.add_boolean(False)  # noqa: FBT003  paramiko's signature
+        message.add_string(self._prepared.command)
+        self._connection.transport._send_user_message(message)  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def _await_marker(self, channel: paramiko.Channel) -> bool:
+        """Wait until the shell behind sudo says that it is there; what it says before is kept as its stderr."""
+        marker = f"{self._prepared.marker}\n".encode()
+        deadline, seen = min(self._deadline, time.monotonic() + SUDO_S), b""
+        while marker not in seen:
+            while channel.recv_stderr_ready():
+                seen += channel.recv_stderr(_READ)
+            over = channel.closed or channel.exit_status_ready()
+            if marker not in seen and (over or time.monotonic() > deadline or self._cancelled.is_set()):
+                self._stderr.feed(seen)
+                return False
+            self._wake.wait(min(LINGER_S, deadline - time.monotonic()))
+        before, _, after = seen.partition(marker)
+        self._stderr.feed(before + after)
+        return True
+
+    def _await_end(self, channel: paramiko.Channel) -> CommandResult:
+        stopping: TargetState | None = None
+        patience = self._deadline
+        while True:
+            arrived = self._drain(channel)
+            now = time.monotonic()
+            if channel.closed or (channel.eof_received and channel.exit_status_ready()):
+                break
+            if channel.exit_status_ready():
+                # the exit code is known; output may still be on its way, or held open by a child left behind
+                patience = now + LINGER_S if arrived or patience > now + LINGER_S else patience
+            elif stopping is None and (self._cancelled.is_set() or now >= self._deadline):
+                stopping = TargetState.CANCELLED if self._cancelled.is_set() else TargetState.TIMED_OUT
+                patience = now + STOP_S
+                self._tell_to_stop(channel)
+            if now >= patience:
+                break
+            self._wake.wait(patience - now)
+        self._drain(channel)
+        return self._judge(channel, stopping)
+
+    def _drain(self, channel: paramiko.Channel) -> bool:
+        """Take all that has arrived on both streams; whether there was any."""
+        arrived = False
+        while channel.recv_ready():
+            self._stdout.feed(channel.recv(_READ))
+            arrived = True
+        while channel.recv_stderr_ready():
+            self._stderr.feed(channel.recv_stderr(_READ))
+            arrived = True
+        return arrived
+
+    def _tell_to_stop(self, channel: paramiko.Channel) -> None:
+        try:
+            channel.settimeout(1.0)
+            channel.sendall(STOP)
+        except (OSError, EOFError, paramiko.SSHException):
+            self._wake.set()  # the link is gone: the loop will see that
+
+    def _judge(self, channel: paramiko.Channel, stopping: TargetState | None) -> CommandResult:
+        """Say how it ended, from what the target told."""
+        code = channel.exit_status if channel.exit_status_ready() and channel.exit_status >= 0 else None
+        signal = self._connection.transport.exit_signals.pop(channel.get_id(), None)
+        ended = code is not None or signal is not None
+        if stopping is not None:
+            how = f"timed out after {self._timeout_s:g} s" if stopping is TargetState.TIMED_OUT else "cancelled"
+            left = "" if ended else "; it did not end when it was told to and may still be running"
+            return self._finish(channel, stopping, how + left, code=code, signal=signal)
+        if signal is not None:
+            return self._finish(channel, TargetState.FAILED, f"killed by signal {signal}", signal=signal)
+        if code is None:
+            reason = "the link was lost; the command may still be running"
+            return self._finish(channel, TargetState.LOST, reason)
+        return self._finish(channel, TargetState.OK if code == 0 else TargetState.FAILED, "", code=code)
+
+    def _finish(
+        self,
+        channel: paramiko.Channel,
+        state: TargetState,
+        reason: str,
+        *,
+        code: int | None = None,
+        signal: str | None = None,
+    ) -> CommandResult:
+        self._drain(channel)
+        self._stdout.close()
+        self._stderr.close()
+        return CommandResult(
+            state=state,
+            exit_code=code,
+            signal=signal,
+            reason=reason,
+            stdout=self._stdout.text,
+            stderr=self._stderr.text,
+            truncated=bool(self._stdout.dropped or self._stderr.dropped),
+        )

@@ -1,0 +1,103 @@
+"""How a script reaches a target's shell: on standard input, whole, and in no argument list.
+
+The command line that sshd runs is constant but for a length. It picks the shell, reads exactly that many bytes from
+standard input, and evaluates them as one brace group: the shell parses all of it before the first line runs, so a
+syntax error stops everything, and no command of the script can eat the rest of it. The group
+
+- keeps the channel's input on a descriptor that only a background watcher reads: on the line `stop` it sends TERM to
+  its own process group and KILL a second later, which works where sshd refuses signal requests (as root, under sudo);
+- runs the script in a subshell whose input is /dev/null, and leaves with the subshell's exit code.
+
+The script starts on line 2, so that line numbers in the shell's messages are those of an `%%on` cell.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from opsbook.errors import UsageError
+
+STOP = b"stop\n"
+
+_WATCH = (
+    "{ exec 3<&0 </dev/null; "
+    '(trap "" HUP INT TERM; while IFS= read -r _l; do if [ "$_l" = stop ]; then kill -TERM 0; sleep 1; kill -KILL 0; '
+    "fi; done) <&3 >/dev/null 2>&1 3<&- & _w=$!; exec 3<&-; set +e; (set -e; "
+)
+_LEAVE = '\n); _c=$?; kill -KILL "$_w"; exit "$_c"; }\n'
+# --norc: a bash that sshd started reads bashrc even for a script, and trips over it under -u
+_PICK = "if command -v bash >/dev/null 2>&1; then set -- bash --norc -euo pipefail; else set -- sh -eu; fi"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Script(Struct, frozen=True, kw_only=True):
+    """What to run on a target, and as whom."""
+
+    text: str
+    variables: dict[str, str] = {}
+    """Shell variables set before it starts; not exported."""
+    environment: dict[str, str] = {}
+    """Environment variables, exported; where secrets go."""
+    directory: str | None = None
+    sudo: bool = False
+    as_user: str | None = None
+    """The user sudo changes to; root when None."""
+    shell: str | None = None
+    """A shell's command line, such as `sh -eu`; None picks bash where there is one."""
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """A script made ready to send."""
+
+    command: str
+    """The command line for sshd; holds nothing of the script."""
+    payload: bytes
+    """What follows on standard input."""
+    marker: str = ""
+    """Printed on stderr once sudo has let the shell through; the payload waits for it."""
+
+
+def prepare(script: Script, *, marker: str) -> Prepared:
+    """Return the command line and the payload for a script.
+
+    Raises:
+        UsageError: the script holds a NUL, or a variable's name is not one.
+    """
+    if "\0" in script.text:
+        raise UsageError("the script holds a NUL character, which no shell can read")
+    payload = (_WATCH + _settings(script) + "\n" + script.text + _LEAVE).encode("utf-8", "surrogateescape")
+    pick = _PICK if script.shell is None else f"set -- {script.shell}"
+    read = f'eval "$(head -c {len(payload)})"'
+    if not script.sudo:
+        return Prepared(command=_line(pick, read), payload=payload)
+    user = shlex.quote(script.as_user or "root")
+    inner = _line(pick, f'printf "%s\\n" {marker} >&2; {read}')
+    return Prepared(
+        command=f"exec sudo -n -H -u {user} -- {inner.removeprefix('exec ')}", payload=payload, marker=marker
+    )
+
+
+def _line(pick: str, read: str) -> str:
+    """Compose a line that any login shell (csh and fish too) passes on unchanged: single quotes, no `!`."""
+    return f"exec sh -c '{pick}; exec \"$@\" -c \"$0\"' '{read}'"
+
+
+def _settings(script: Script) -> str:
+    """Set variables, environment and directory, all on the one line before the script's first."""
+    parts = [*_assign(script.variables), *(f"export {line}" for line in _assign(script.environment))]
+    if script.directory:
+        parts.append(f"cd -- {shlex.quote(script.directory)}")
+    return "; ".join(parts) or ":"
+
+
+def _assign(values: Mapping[str, str]) -> list[str]:
+    for name, value in values.items():
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r} cannot be the name of a shell variable")
+        if "\0" in value:
+            raise UsageError(f"the value of {name!r} holds a NUL character, which no shell can hold")
+    return [f"{name}={shlex.quote(value)}" for name, value in values.items()]

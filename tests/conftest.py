@@ -1,0 +1,116 @@
+"""What every test shares: a clean environment, and a real sshd on loopback."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests can share `support`
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A real OpenSSH server. Every address of 127.0.0.0/8 is another target behind the same port."""
+
+    folder: Path
+    port: int
+    pid: int
+
+    @property
+    def identity(self) -> Path:
+        return self.folder / "client"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    @property
+    def user(self) -> str:
+        return getpass.getuser()
+
+    def inventory(self, names: dict[str, str], path: Path, *, extra: str = "") -> Path:
+        """Write an inventory of `name: address` targets, all in the group `web`."""
+        hosts = "\n".join(f"{name} ansible_host={address}" for name, address in names.items())
+        path.write_text(
+            f"[web]\n{hosts}\n\n[all:vars]\nansible_port={self.port}\nansible_user={self.user}\n"
+            f"ansible_ssh_private_key_file={self.identity}\n"
+            f"ansible_ssh_common_args='-o UserKnownHostsFile={self.known_hosts}'\n{extra}"
+        )
+        return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def find_sshd() -> str:
+    found = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else "")
+    if not found:
+        pytest.fail("these tests need a real sshd: install the package openssh-server")
+    return found
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    folder = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "client"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name)], check=True
+        )
+    port = free_port()
+    (folder / "authorized").write_bytes((folder / "client.pub").read_bytes())
+    key = " ".join((folder / "host.pub").read_text().split()[:2])
+    (folder / "known_hosts").write_text(f"[127.*]:{port} {key}\n")
+    (folder / "config").write_text(
+        f"ListenAddress 0.0.0.0\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized\nUsePAM no\nUseDNS no\nStrictModes no\nPasswordAuthentication no\n"
+        "PermitRootLogin prohibit-password\nMaxStartups 1000:30:2000\nMaxSessions 1000\nPrintMotd no\n"
+    )
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    log = (folder / "log").open("wb")
+    server = subprocess.Popen(
+        [find_sshd(), "-D", "-e", "-f", str(folder / "config")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+    )
+    try:
+        _await_port(server, port, folder / "log")
+        yield Sshd(folder=folder, port=port, pid=server.pid)
+    finally:
+        server.terminate()
+        server.wait(10)
+        log.close()
+
+
+def _await_port(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if server.poll() is not None:
+                break
+            time.sleep(0.02)
+        else:
+            return
+    pytest.fail(f"sshd did not start: {log.read_text()}")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting of the developer's reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("OPSBOOK_") or name in {"NO_COLOR", "FORCE_COLOR", "CI", "SSH_AUTH_SOCK"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))

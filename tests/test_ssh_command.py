@@ -1,0 +1,238 @@
+"""One host: connecting, host keys, and how a command ended, against a real sshd."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from conftest import Sshd
+
+from opsbook.errors import ConnectError
+from opsbook.model.target import Target, TargetState
+from opsbook.ssh.command import Command
+from opsbook.ssh.connection import Connection, connect
+from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts
+from opsbook.ssh.result import CommandResult
+from opsbook.ssh.script import Script, prepare
+
+
+def target(sshd: Sshd, **changes: object) -> Target:
+    made = Target(
+        name="web1", host="127.0.0.2", port=sshd.port, user=sshd.user, identity_files=(str(sshd.identity),)
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.fixture
+def connection(sshd: Sshd):
+    made = connect(target(sshd), KnownHosts([sshd.known_hosts]), HostKeyPolicy.STRICT, timeout_s=10)
+    yield made
+    made.close()
+
+
+def run(connection: Connection, text: str, *, timeout_s: float = 20, stop_after: float = 0, **how: object):
+    lines: list[tuple[str, str]] = []
+    prepared = prepare(Script(text=text, **how), marker="mark-1")
+    command = Command(connection, prepared, timeout_s=timeout_s, on_output=lambda *said: lines.append(said))
+    if stop_after:
+        timer = threading.Timer(stop_after, command.cancel)
+        timer.start()
+    result = command.run(lambda: None)
+    return result, lines
+
+
+def survivors(word: str) -> list[str]:
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listing.splitlines() if word in line]
+
+
+def test_output_and_exit_code_come_back(connection):
+    result, lines = run(connection, "echo one; echo two >&2; exit 3")
+    assert (result.state, result.exit_code) == (TargetState.FAILED, 3)
+    assert (result.stdout, result.stderr) == ("one\n", "two\n")
+    assert set(lines) == {("stdout", "one\n"), ("stderr", "two\n")}
+
+
+def test_a_script_stops_at_its_first_failing_line_and_fails_in_a_pipe(connection):
+    assert run(connection, "echo a\nfalse\necho b")[0].stdout == "a\n"
+    assert run(connection, "false | cat\necho b")[0].state is TargetState.FAILED
+
+
+@pytest.mark.parametrize("broken", ["echo a\n)", "echo a\n}", "echo a\nif true; then", "echo a\necho 'open", "echo a\nfi"])
+@pytest.mark.parametrize("shell", [None, "sh -eu"])
+def test_a_syntax_error_is_found_before_the_first_line_runs(connection, broken, shell):
+    result, _ = run(connection, broken, shell=shell)
+    assert (result.state, result.exit_code, result.stdout) == (TargetState.FAILED, 2, "")
+    assert "yntax error" in result.stderr or "unexpected EOF" in result.stderr or "Unterminated" in result.stderr
+
+
+def test_a_command_cannot_read_the_script_as_its_input(connection):
+    result, _ = run(connection, "cat\nread -r line || echo nothing\necho after")
+    assert result.stdout == "nothing\nafter\n"
+
+
+def test_a_large_script_is_in_no_argument_list(connection):
+    word = "needle-7c1f"
+    text = f"# {word}\n" + ": filler filler filler filler\n" * 20_000 + "ps -eo args | grep -c needle-7c1[f] || true"
+    assert run(connection, text)[0].stdout == "0\n"
+
+
+def test_error_messages_count_lines_as_an_on_cell_does(connection):
+    assert "line 3:" in run(connection, "echo a\nnot-a-command")[0].stderr
+
+
+def test_variables_environment_and_directory_reach_the_script_quoted(connection, tmp_path):
+    hostile = "it's \"$HOME\" `id` $(id) \\ * ; é"
+    result, _ = run(
+        connection,
+        'printf "%s\\n" "$plain" "$exported"; env | grep -c "^plain=" || true; pwd',
+        variables={"plain": hostile},
+        environment={"exported": hostile},
+        directory=str(tmp_path),
+    )
+    assert result.stdout == f"{hostile}\n{hostile}\n0\n{tmp_path}\n"
+
+
+def test_binary_and_broken_text_survive_as_replacement_characters(connection):
+    result, _ = run(connection, r"printf 'a\377b\303'")
+    assert result.stdout == "a\ufffdb\ufffd"
+
+
+def test_both_streams_are_drained_together(connection):
+    result, _ = run(connection, "head -c 3000000 /dev/zero | tr '\\0' e >&2; head -c 3000000 /dev/zero | tr '\\0' o")
+    assert result.state is TargetState.OK
+    assert result.truncated
+    assert "characters left out" in result.stdout
+
+
+def test_a_killed_command_names_its_signal(connection):
+    result, _ = run(connection, 'kill -KILL $$')
+    assert (result.state, result.exit_code, result.signal) == (TargetState.FAILED, None, "KILL")
+
+
+def test_a_deadline_ends_the_remote_processes(connection):
+    begun = time.monotonic()
+    result, _ = run(connection, "trap '' TERM; echo in; sleep 4711.1 & sleep 4711.1; wait", timeout_s=0.7)
+    assert (result.state, result.stdout) == (TargetState.TIMED_OUT, "in\n")
+    assert time.monotonic() - begun < 6
+    time.sleep(1.2)
+    assert not survivors("sleep 4711.1")
+
+
+def test_a_cancel_ends_the_remote_processes(connection):
+    result, _ = run(connection, "echo in; sleep 4712.1", stop_after=0.5)
+    assert result.state is TargetState.CANCELLED
+    time.sleep(1.2)
+    assert not survivors("sleep 4712.1")
+
+
+def test_a_child_left_behind_does_not_hold_the_command(connection):
+    begun = time.monotonic()
+    result, _ = run(connection, "sleep 30.25 & echo done")
+    assert (result.state, result.stdout) == (TargetState.OK, "done\n")
+    assert time.monotonic() - begun < 5
+    subprocess.run(["pkill", "-f", "sleep 30.2[5]"], check=False)
+
+
+def test_a_lost_link_is_lost_and_not_failed(connection):
+    timer = threading.Timer(0.5, lambda: connection._sock._sock.shutdown(2))
+    timer.start()
+    result, _ = run(connection, "sleep 5.125")
+    assert (result.state, result.exit_code) == (TargetState.LOST, None)
+    assert "may still be running" in result.reason
+
+
+def test_a_killed_server_process_is_lost(sshd, connection):
+    result_box: list[CommandResult] = []
+    worker = threading.Thread(target=lambda: result_box.append(run(connection, "echo $PPID; sleep 5.25")[0]))
+    worker.start()
+    time.sleep(0.5)
+    for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines():
+        pid, parent, *words = line.split()
+        if parent == str(sshd.pid) and words and words[0].startswith("sshd"):
+            os.kill(int(pid), signal.SIGKILL)
+    worker.join(10)
+    assert result_box[0].state is TargetState.LOST
+
+
+def test_without_sudo_rights_the_state_is_become(connection):
+    result, _ = run(connection, "id -u", sudo=True, as_user="nobody-of-that-name")
+    assert result.state is TargetState.BECOME
+    assert result.stdout == ""
+
+
+def test_what_goes_before_the_send_can_forbid_it(connection):
+    command = Command(connection, prepare(Script(text="touch x"), marker=""), timeout_s=5, on_output=lambda *_: None)
+
+    def forbid() -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        command.run(forbid)
+
+
+def failure(sshd: Sshd, known: KnownHosts, policy: HostKeyPolicy = HostKeyPolicy.STRICT, **changes: object) -> ConnectError:
+    with pytest.raises(ConnectError) as caught:
+        connect(target(sshd, **changes), known, policy, timeout_s=2).close()
+    return caught.value
+
+
+def test_each_way_not_to_connect_has_its_state(sshd, tmp_path):
+    known = KnownHosts([sshd.known_hosts])
+    assert failure(sshd, known, port=1).state == "unreachable"
+    assert failure(sshd, known, host="no-such-host.invalid").state == "unreachable"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
+    assert failure(sshd, known, identity_files=(str(tmp_path / "other"),)).state == "auth"
+    assert failure(sshd, known, identity_files=(str(tmp_path / "missing"),)).state == "auth"
+    assert failure(sshd, KnownHosts([])).state == "hostkey"
+    changed = tmp_path / "changed"
+    key = " ".join((tmp_path / "other.pub").read_text().split()[:2])
+    changed.write_text(f"[127.0.0.2]:{sshd.port} {key}\n")
+    error = failure(sshd, KnownHosts([changed]), HostKeyPolicy.ACCEPT_NEW)
+    assert error.state == "hostkey"
+    assert "CHANGED" in str(error)
+
+
+def test_a_silent_server_is_unreachable_within_the_deadline(sshd):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        error = failure(sshd, KnownHosts([]), host="127.0.0.1", port=silent.getsockname()[1])
+    assert error.state == "unreachable"
+    assert time.monotonic() - begun < 4
+
+
+def test_a_new_key_is_recorded_once_and_then_known(sshd, tmp_path: Path):
+    file = tmp_path / "fresh" / "known_hosts"
+    connect(target(sshd), KnownHosts([file]), HostKeyPolicy.ACCEPT_NEW, timeout_s=5).close()
+    connect(target(sshd), KnownHosts([file]), HostKeyPolicy.STRICT, timeout_s=5).close()
+    assert len(file.read_text().splitlines()) == 1
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_hashed_revoked_and_wildcard_entries_are_understood(sshd, tmp_path):
+    key = " ".join((sshd.folder / "host.pub").read_text().split()[:2])
+    hashed = tmp_path / "hashed"
+    hashed.write_text(f"[127.0.0.2]:{sshd.port} {key}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(hashed)], check=True, capture_output=True)
+    assert "127.0.0.2" not in hashed.read_text()
+    connect(target(sshd), KnownHosts([hashed]), HostKeyPolicy.STRICT, timeout_s=5).close()
+    revoked = tmp_path / "revoked"
+    revoked.write_text(f"[127.*]:{sshd.port} {key}\n@revoked * {key}\n")
+    assert failure(sshd, KnownHosts([revoked])).state == "hostkey"
+
+
+def test_the_private_names_of_paramiko_that_are_used_still_stand():
+    import paramiko
+
+    assert isinstance(paramiko.Transport._active_check_timeout, float)
+    assert callable(paramiko.Channel._handle_request)
+    assert callable(paramiko.Transport._send_user_message)
+    assert paramiko.common.MSG_CHANNEL_REQUEST in paramiko.Transport._channel_handler_table
