@@ -1,3 +1,36 @@
-"""opsbook runs Jupyter notebooks as operations runbooks."""
+"""opsbook runs Jupyter notebooks as operations runbooks.
+
+In a notebook, `%load_ext opsbook` or `import opsbook` gives the names below. They are looked up when they are first
+used: importing the package loads nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opsbook.fleet.api import record, secret, targets, wait_until
+    from opsbook.redaction import Secret
 
 __version__ = "0.1.0"
+__all__ = ["Secret", "record", "secret", "targets", "wait_until"]
+
+_HOMES = {"Secret": "opsbook.redaction"} | dict.fromkeys(
+    ("record", "secret", "targets", "wait_until"), "opsbook.fleet.api"
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'opsbook' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Set a notebook up: what `%load_ext opsbook` calls."""
+    from opsbook.fleet.extension import load  # noqa: PLC0415
+
+    load(shell)

@@ -54,6 +54,13 @@ class GateAnswered(Struct, frozen=True, kw_only=True, tag="gate_answered"):
     by: str
 
 
+class WavesPlanned(Struct, frozen=True, kw_only=True, tag="waves_planned"):
+    """A rolling change is about to begin: which targets are in which wave."""
+
+    cell_id: str | None
+    waves: tuple[tuple[str, ...], ...]
+
+
 class CallStarted(Struct, frozen=True, kw_only=True, tag="call_started"):
     """A fleet call: one thing asked of several targets."""
 
@@ -145,6 +152,7 @@ Event: TypeAlias = (
     | CellEnded
     | CellOutput
     | GateAnswered
+    | WavesPlanned
     | CallStarted
     | Intent
     | TargetOutput

@@ -1,0 +1,115 @@
+"""Settings: `opsbook.toml` found upwards from the working directory, `OPSBOOK_*` over it, flags over both.
+
+Relative paths in the file are relative to the file. A key that is not known is an error: a setting that is silently
+ignored is one somebody relied on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from opsbook.errors import UsageError
+
+FILE = "opsbook.toml"
+
+
+class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[ssh]`: how targets are reached."""
+
+    host_keys: str = ""
+    """`strict`, `accept-new` or `off`; empty: accept-new on a terminal, else strict."""
+    known_hosts: tuple[str, ...] = ()
+    connect_timeout: str = "10s"
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set once for all runs."""
+
+    archive: str = "archive"
+    inventory: tuple[str, ...] = ()
+    runbooks: str = "runbooks"
+    parallel: int = 64
+    max_fail: str = "0"
+    command_timeout: str = "30m"
+    ssh: SshSettings = SshSettings()
+
+
+def load_settings(start: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings that hold in a directory.
+
+    Raises:
+        UsageError: the file or a variable cannot be understood.
+    """
+    environ = os.environ if environ is None else environ
+    folder = Path.cwd() if start is None else start
+    file = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
+    values = _read(file) if file else {}
+    _from_environ(values, environ)
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{file or 'OPSBOOK_*'}: {error}", _guess(str(error))) from None
+    if settings.ssh.host_keys not in {"", "strict", "accept-new", "off"}:
+        raise UsageError(f"host_keys is {settings.ssh.host_keys!r}", "strict, accept-new or off")
+    return settings
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+    for key in ("archive", "runbooks", "inventory"):
+        if key in values:
+            values[key] = _absolute(values[key], file.parent)
+    ssh = values.get("ssh")
+    if isinstance(ssh, dict) and "known_hosts" in ssh:
+        ssh["known_hosts"] = _absolute(_listed(ssh["known_hosts"]), file.parent)
+    if "inventory" in values:
+        values["inventory"] = _listed(values["inventory"])
+    return values
+
+
+def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Lay the variables over the file's values."""
+    for name in ("archive", "runbooks", "parallel", "max_fail", "command_timeout"):
+        if environ.get(f"OPSBOOK_{name.upper()}"):
+            values[name] = environ[f"OPSBOOK_{name.upper()}"]
+    if environ.get("OPSBOOK_INVENTORY"):
+        values["inventory"] = environ["OPSBOOK_INVENTORY"].split(os.pathsep)
+    ssh = dict(values.get("ssh") or {})
+    for name in ("host_keys", "connect_timeout"):
+        if environ.get(f"OPSBOOK_{name.upper()}"):
+            ssh[name] = environ[f"OPSBOOK_{name.upper()}"]
+    if environ.get("OPSBOOK_KNOWN_HOSTS"):
+        ssh["known_hosts"] = environ["OPSBOOK_KNOWN_HOSTS"].split(os.pathsep)
+    if ssh:
+        values["ssh"] = ssh
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item, folder) for item in value]
+    return str(folder / Path(value).expanduser()) if isinstance(value, str) else value
+
+
+def _guess(sentence: str) -> str:
+    """Offer the known key nearest to an unknown one."""
+    _, marker, rest = sentence.partition("unknown field `")
+    known = [*Settings.__struct_fields__, *SshSettings.__struct_fields__]
+    near = difflib.get_close_matches(rest.partition("`")[0], known, n=1) if marker else []
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -1,0 +1,159 @@
+"""The kernel's end of the control channel: two threads, one that writes and one that reads, and nobody else.
+
+A descriptor inherited from the runner carries JSON lines both ways. Reports are queued and sent in order; a request
+waits for its answer, with a deadline. When the runner is gone every call raises, so nothing more is sent to any target.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import queue
+import socket
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+import opsbook
+from opsbook.errors import ChannelError, RefusedError, SecretError
+from opsbook.model import message as m
+from opsbook.model.event import Event, Intent
+
+CHANNEL_VARIABLE = "OPSBOOK_CHANNEL"
+"""The environment variable that tells a kernel which descriptor its runner listens on."""
+ANSWER_S = 30.0
+"""Seconds an answer may take: a disk that syncs slower than this is broken."""
+_WAITING = 10_000
+"""Reports that may wait to be sent; beyond that whoever reports waits too, and so does what it reads from."""
+
+_Answer = m.Welcome | m.Ack | m.Refusal | m.SecretValue
+
+
+class _Pending:
+    """A request that has not been answered."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.answer: _Answer | None = None
+
+
+class ChannelClient:
+    """Implements the `Channel` role (model.protocol) over a socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._tickets = itertools.count(1)
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._lost = ""
+        self._listener: Callable[[bool], bool] | None = None
+        self._outgoing: queue.Queue[m.FromKernel] = queue.Queue(_WAITING)
+        for work, name in ((self._write, "opsbook-channel-out"), (self._read, "opsbook-channel-in")):
+            threading.Thread(target=work, name=name, daemon=True).start()
+        answer = self._ask(lambda ticket: m.Hello(ticket=ticket, version=opsbook.__version__))
+        if not isinstance(answer, m.Welcome):
+            raise ChannelError("the runner did not welcome this kernel")
+        self.welcome: m.Welcome = answer
+
+    @classmethod
+    def on_descriptor(cls, descriptor: int) -> ChannelClient:
+        """Take over an inherited descriptor; programs the notebook starts do not inherit it.
+
+        Raises:
+            ChannelError: nobody is at the other end.
+        """
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError as error:
+            raise ChannelError(f"the runner's channel is not there: {error}") from error
+        return cls(sock)
+
+    def report(self, event: Event) -> None:
+        """Queue an event; see `Channel.report`."""
+        self._send(m.Report(event=event))
+
+    def intend(self, intent: Intent) -> None:
+        """Wait until an intent is on disk; see `Channel.intend`."""
+        answer = self._ask(lambda ticket: m.IntentRequest(ticket=ticket, intent=intent))
+        if isinstance(answer, m.Refusal):
+            raise RefusedError(answer.reason)
+
+    def reveal(self, reference: str) -> str:
+        """Ask for a secret's value; see `Channel.reveal`."""
+        answer = self._ask(lambda ticket: m.SecretRequest(ticket=ticket, reference=reference))
+        if isinstance(answer, m.SecretValue):
+            return answer.value
+        raise SecretError(answer.reason if isinstance(answer, m.Refusal) else "the runner gave no value")
+
+    def close_cell(self, cell_id: str | None) -> None:
+        """Wait until all that was reported is recorded; see `Channel.close_cell`."""
+        self._ask(lambda ticket: m.CellDone(ticket=ticket, cell_id=cell_id))
+
+    def on_cancel(self, listener: Callable[[bool], bool]) -> None:
+        """Register who ends what is running; see `Channel.on_cancel`."""
+        self._listener = listener
+
+    def _ask(self, make: Callable[[int], m.FromKernel]) -> _Answer:
+        ticket, pending = next(self._tickets), _Pending()
+        with self._lock:
+            self._pending[ticket] = pending
+        self._send(make(ticket))
+        pending.done.wait(ANSWER_S)
+        with self._lock:
+            self._pending.pop(ticket, None)
+        if pending.answer is None:
+            raise ChannelError(self._lost or f"the runner did not answer within {ANSWER_S:g} s")
+        return pending.answer
+
+    def _send(self, message: m.FromKernel) -> None:
+        if self._lost:
+            raise ChannelError(self._lost)
+        try:
+            self._outgoing.put(message, timeout=ANSWER_S)
+        except queue.Full:
+            raise ChannelError(f"the runner took nothing for {ANSWER_S:g} s") from None
+
+    def _write(self) -> None:
+        encoder = msgspec.json.Encoder()
+        while True:
+            lines = [encoder.encode(self._outgoing.get())]
+            while len(lines) < _WAITING and not self._outgoing.empty():
+                lines.append(encoder.encode(self._outgoing.get()))
+            try:
+                self._sock.sendall(b"\n".join(lines) + b"\n")
+            except OSError as error:
+                self._lose(f"the runner is gone: {error}")
+                return
+
+    def _read(self) -> None:
+        decoder: msgspec.json.Decoder[m.ToKernel] = msgspec.json.Decoder(m.ToKernel)
+        try:
+            with self._sock.makefile("rb") as lines:
+                for line in lines:
+                    self._take(decoder.decode(line))
+        except (OSError, msgspec.DecodeError) as error:
+            self._lose(f"the runner is gone: {error}")
+        self._lose("the runner is gone: nothing more is sent")
+
+    def _take(self, message: m.ToKernel) -> None:
+        if isinstance(message, m.Cancel):
+            in_flight = self._listener(message.hard) if self._listener else False
+            self._send(m.Cancelling(in_flight=in_flight))
+            return
+        with self._lock:
+            pending = self._pending.get(message.ticket)
+        if pending is not None:
+            pending.answer = message
+            pending.done.set()
+
+    def _lose(self, why: str) -> None:
+        """Fail everyone who waits, now and from now on; nothing new starts, and what runs is left to end by itself."""
+        with self._lock:
+            self._lost = self._lost or why
+            waiting = list(self._pending.values())
+        for pending in waiting:
+            pending.done.set()
+        if self._listener:
+            self._listener(False)  # noqa: FBT003  the role's signature

@@ -1,0 +1,346 @@
+"""One operation on many targets at once: who runs, who waits, who is skipped, and when to stop.
+
+At most `parallel` targets work at a time, each on a daemon thread, so that nothing can hold the process at its end. The
+main thread only waits, and is the one that raises. One target's error is that target's result; the others go on.
+After every result the limits are looked at: once passed, nothing new starts and the rest are skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from opsbook.errors import ChannelError, ConnectError, RefusedError
+from opsbook.fleet.limit import Limit
+from opsbook.fleet.operation import Operation, new_marker
+from opsbook.fleet.result import TargetResult
+from opsbook.fleet.session import Session
+from opsbook.model.event import CallEnded, CallStarted, Intent, TargetEnded, TargetOutput
+from opsbook.model.target import Target, TargetState
+from opsbook.ssh.result import CommandResult
+from opsbook.ssh.script import Script, prepare
+
+DRAIN_S = 8.0
+"""Seconds the workers may take to end after they were told to."""
+
+
+class CallOptions(Struct, frozen=True, kw_only=True):
+    """How one call treats its targets."""
+
+    parallel: int
+    counted: bool = True
+    """False for `check=False`."""
+    include_failed: bool = False
+    hard_stop: bool = False
+    wave: int | None = None
+    waves: int | None = None
+
+
+class Fanout:
+    """One call under way."""
+
+    def __init__(
+        self,
+        session: Session,
+        targets: Iterable[Target],
+        operation: Operation,
+        limits: tuple[Limit, ...],
+        options: CallOptions,
+    ) -> None:
+        self.session = session
+        self.operation = operation
+        self.options = options
+        self.number = session.next_call()
+        self.cell_id = session.cell_id
+        self.cancelled = threading.Event()
+        """Set when what runs has to end."""
+        self._targets = tuple(targets)
+        self._limits = limits
+        self._waiting = deque(self._targets)
+        self._changed = threading.Condition()
+        self._results: dict[str, TargetResult] = {}
+        self._open = {target.name for target in self._targets}
+        self._working: dict[str, _Worker] = {}
+        self._interrupted = False
+        self._fatal: ChannelError | None = None
+
+    def run(self) -> dict[str, TargetResult]:
+        """Work through all targets and return their results, in the fleet's order.
+
+        Raises:
+            ChannelError: the runner is gone.
+            KeyboardInterrupt: the run is to stop; every remote command was ended or has ended.
+        """
+        names = tuple(target.name for target in self._targets)
+        self.session.report(self._started(names))
+        self.session.enter(self)
+        error = "stopped"
+        try:
+            if self.session.stopping:
+                self.cancel(hard=True)
+            self._skip_quarantined()
+            self._work()
+            error = ""
+        finally:
+            self.session.leave(self)
+            if self._fatal is None:
+                self.session.report(CallEnded(call=self.number, cell_id=self.cell_id, error=error))
+        if self._fatal is not None:
+            raise self._fatal
+        if self._interrupted:
+            raise KeyboardInterrupt
+        return self._results_in_order(names)
+
+    def _results_in_order(self, names: tuple[str, ...]) -> dict[str, TargetResult]:
+        """Return the results as the fleet names them, and behind them those of waves that will not come."""
+        return {name: self._results[name] for name in dict.fromkeys((*names, *self._results))}
+
+    def cancel(self, *, hard: bool) -> None:
+        """Start nothing new; with `hard`, end what runs. Called from the channel's thread."""
+        with self._changed:
+            self._interrupted = True
+            self._skip_waiting("the run is stopping")
+            self._changed.notify_all()
+        if hard:
+            self._end_running()
+
+    def skip(self, targets: Iterable[Target], reason: str) -> None:
+        """Record targets this call will not reach."""
+        for target in targets:
+            self._settle(target, CommandResult(state=TargetState.SKIPPED, reason=reason), 0.0)
+
+    def _started(self, names: tuple[str, ...]) -> CallStarted:
+        return CallStarted(
+            call=self.number,
+            cell_id=self.cell_id,
+            kind=self.operation.kind,
+            text=self.operation.text,
+            targets=names,
+            read_only=self.operation.read_only,
+            counted=self.options.counted,
+            wave=self.options.wave,
+            waves=self.options.waves,
+        )
+
+    def _skip_quarantined(self) -> None:
+        """Leave out the targets whose last change did not end well (SEMANTICS 3)."""
+        if self.operation.read_only or self.options.include_failed:
+            return
+        out = [target for target in self._targets if target.name in self.session.quarantined]
+        for target in out:
+            self._waiting.remove(target)
+        self.skip(out, "an earlier change did not end well here")
+
+    def _work(self) -> None:
+        for _ in range(min(self.options.parallel, len(self._waiting))):
+            threading.Thread(target=self._take_turns, name=f"opsbook-call-{self.number}", daemon=True).start()
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open or self._fatal is not None)
+        except KeyboardInterrupt:
+            self.cancel(hard=True)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._working, timeout=DRAIN_S)
+            raise
+
+    def _take_turns(self) -> None:
+        """Work on one target after the other until none waits: one worker thread's life."""
+        while True:
+            with self._changed:
+                if not self._waiting or self._fatal is not None:
+                    return
+                target = self._waiting.popleft()
+                worker = _Worker(self, target)
+                self._working[target.name] = worker
+            begun = time.monotonic()
+            try:
+                result = self._perform(worker)
+                self._settle(target, result, time.monotonic() - begun)
+            except ChannelError as error:
+                self._give_up(error)
+            finally:
+                with self._changed:
+                    self._working.pop(target.name, None)
+                    self._changed.notify_all()
+
+    def _perform(self, worker: _Worker) -> CommandResult:
+        try:
+            return self.operation.perform(worker)
+        except ConnectError as error:
+            return CommandResult(state=TargetState(error.state), reason=str(error))
+        except RefusedError as error:
+            return CommandResult(state=TargetState.SKIPPED, reason=str(error))
+        except ChannelError:
+            raise
+        except Exception as error:  # noqa: BLE001  the border of one target: its error is its result, the others go on
+            return CommandResult(state=TargetState.FAILED, reason=f"internal error: {type(error).__name__}: {error}")
+
+    def _settle(self, target: Target, result: CommandResult, seconds: float) -> None:
+        """Report a result, then count it, then let others see it."""
+        try:
+            self.session.report(self._ended(target, result, seconds))
+        except ChannelError as error:
+            self._give_up(error)
+            return
+        made = TargetResult(
+            target=target.name,
+            state=result.state,
+            exit_code=result.exit_code,
+            signal=result.signal,
+            reason=result.reason,
+            stdout=result.stdout,
+            stderr=result.stderr,
+            truncated=result.truncated,
+            duration_s=seconds,
+        )
+        with self._changed:
+            self._results[target.name] = made
+            self._open.discard(target.name)
+            if result.state.is_failure:
+                self._count_failure(target)
+            elif not self.operation.read_only and result.state is TargetState.OK:
+                self.session.quarantined.discard(target.name)
+            self._changed.notify_all()
+
+    def _give_up(self, error: ChannelError) -> None:
+        """The runner is gone: start nothing more and let the main thread say so."""
+        with self._changed:
+            self._fatal = error
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _ended(self, target: Target, result: CommandResult, seconds: float) -> TargetEnded:
+        return TargetEnded(
+            call=self.number,
+            cell_id=self.cell_id,
+            target=target.name,
+            state=result.state,
+            kind=self.operation.kind,
+            digest=self.operation.digest(target),
+            exit_code=result.exit_code,
+            signal=result.signal,
+            reason=result.reason,
+            duration_s=round(seconds, 3),
+            stdout=result.stdout,
+            stderr=result.stderr,
+            truncated=result.truncated,
+            read_only=self.operation.read_only,
+            counted=self.options.counted,
+        )
+
+    def _count_failure(self, target: Target) -> None:
+        if not self.options.counted:
+            return
+        if not self.operation.read_only:
+            self.session.quarantined.add(target.name)
+        for limit in self._limits:
+            limit.note(target.name)
+        if any(limit.passed for limit in self._limits):
+            self._skip_waiting("the limit was reached")
+            for limit in self._limits:
+                self.skip(limit.give_up(), "the limit was reached")
+            if self.options.hard_stop:
+                self._end_running()
+
+    def _skip_waiting(self, reason: str) -> None:
+        left, self._waiting = tuple(self._waiting), deque()
+        self.skip(left, reason)
+
+    def _end_running(self) -> None:
+        self.cancelled.set()
+        with self._changed:
+            workers = list(self._working.values())
+        for worker in workers:
+            worker.cancel()
+
+
+class _Worker:
+    """One target of one call: the `Work` an operation gets."""
+
+    def __init__(self, fanout: Fanout, target: Target) -> None:
+        self._fanout = fanout
+        self._session = fanout.session
+        self.target = target
+        self._lock = threading.Lock()
+        self._cancel_command = _nothing
+
+    def run(
+        self,
+        script: Script,
+        *,
+        timeout_s: float,
+        changing: bool,
+        connect_s: float | None = None,
+        boot_id: str | None = None,
+    ) -> CommandResult:
+        """See `Work.run`. A pooled connection that turns out to be dead before anything was sent is replaced once."""
+        try:
+            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
+        except _StaleError:
+            self.disconnect()
+            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
+
+    def _run_once(
+        self, script: Script, timeout_s: float, *, changing: bool, connect_s: float | None, boot_id: str | None
+    ) -> CommandResult:
+        from opsbook.ssh.command import Command  # noqa: PLC0415  paramiko comes with the first connection
+
+        connection, fresh = self._session.pool.connection(self.target, timeout_s=connect_s)
+        named = replace(script, environment={"OPSBOOK_TARGET": self.target.name, **script.environment})
+        prepared = prepare(named, marker=new_marker())
+        command = Command(connection, prepared, timeout_s=timeout_s, on_output=self._said)
+        with self._lock:
+            self._cancel_command = command.cancel
+        if self._fanout.cancelled.is_set():
+            command.cancel()
+        try:
+            return command.run(lambda: self._intend(boot_id) if changing else None)
+        except ConnectError as error:
+            if fresh:
+                raise
+            raise _StaleError(str(error), error.state) from error
+        finally:
+            with self._lock:
+                self._cancel_command = _nothing
+
+    def disconnect(self) -> None:
+        """See `Work.disconnect`."""
+        self._session.pool.drop(self.target)
+
+    def pause(self, seconds: float) -> bool:
+        """See `Work.pause`."""
+        return self._fanout.cancelled.wait(seconds)
+
+    def cancel(self) -> None:
+        """End the command that runs now, if one does."""
+        with self._lock:
+            cancel = self._cancel_command
+        cancel()
+
+    def _intend(self, boot_id: str | None) -> None:
+        self._session.intend(
+            Intent(
+                call=self._fanout.number,
+                cell_id=self._fanout.cell_id,
+                target=self.target.name,
+                digest=self._fanout.operation.digest(self.target),
+                kind=self._fanout.operation.kind,
+                boot_id=boot_id,
+            )
+        )
+
+    def _said(self, stream: str, text: str) -> None:
+        self._session.report(TargetOutput(call=self._fanout.number, target=self.target.name, stream=stream, text=text))
+
+
+class _StaleError(ConnectError):
+    """A kept connection was dead, and nothing had been sent on it."""
+
+
+def _nothing() -> None:
+    """No command runs."""

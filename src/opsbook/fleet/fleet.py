@@ -1,0 +1,215 @@
+"""The fleet: some targets, and what a notebook can ask of all of them at once.
+
+    web = targets("prod:&web")
+    kernel = web.run("uname -r", read_only=True)
+    for wave in web.waves("1,25%,100%", max_fail=1):
+        wave.reboot(timeout="10m")
+
+A call returns when every target has a result. When more targets failed than its limit allows, it raises `FleetError`
+after showing what happened, so that the cell fails; `check=False` leaves that judgement to the author.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from opsbook.errors import FleetError, UsageError
+from opsbook.fleet.fanout import CallOptions, Fanout
+from opsbook.fleet.limit import Limit
+from opsbook.fleet.operation import Operation, Reboot, RunScript, WaitUntil
+from opsbook.fleet.result import FleetResult
+from opsbook.fleet.session import Session
+from opsbook.model.amount import parse_duration, wave_sizes
+from opsbook.model.event import WavesPlanned
+from opsbook.model.outcome import count_states, name_ranges
+from opsbook.model.target import Target
+from opsbook.redaction import Secret
+from opsbook.ssh.script import Script, prepare
+
+
+class Fleet:
+    """Targets, in the order of the inventory. A value: selecting from it makes another one."""
+
+    def __init__(
+        self,
+        session: Session,
+        targets: Iterable[Target],
+        *,
+        limit: Limit | None = None,
+        wave: int | None = None,
+        waves: int | None = None,
+    ) -> None:
+        self._session = session
+        self._targets = {target.name: target for target in targets}
+        self._limit = limit
+        self._wave = wave
+        self._waves = waves
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The targets' names."""
+        return tuple(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self._targets.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._targets
+
+    def __getitem__(self, name: str) -> Target:
+        return self._targets[name]
+
+    def __repr__(self) -> str:
+        return f"{len(self)} targets: {name_ranges(self.names)}" if self._targets else "no targets"
+
+    def only(self, names: Iterable[str]) -> Fleet:
+        """Return the fleet of these targets; its calls share this one's limit."""
+        kept = set(names)
+        chosen = [target for target in self if target.name in kept]
+        return Fleet(self._session, chosen, limit=self._limit, wave=self._wave, waves=self._waves)
+
+    def where(self, wanted: Callable[[Target], bool]) -> Fleet:
+        """Return the fleet of the wanted targets: `web.where(lambda t: t.vars.get("role") == "edge")`."""
+        return self.only(target.name for target in self if wanted(target))
+
+    def run(
+        self,
+        script: str,
+        *,
+        read_only: bool = False,
+        check: bool = True,
+        max_fail: int | str | None = None,
+        parallel: int | None = None,
+        timeout: float | str | None = None,
+        sudo: bool = False,
+        as_user: str | None = None,
+        shell: str | None = None,
+        directory: str | None = None,
+        env: Mapping[str, str | Secret] | None = None,
+        vars: bool = False,  # noqa: A002  the flag's name
+        include_failed: bool = False,
+        hard_stop: bool = False,
+    ) -> FleetResult:
+        """Run a script on every target.
+
+        Parameters of the runbook are shell variables in it, `$OPSBOOK_TARGET` is the target's name, `vars=True` adds
+        the target's inventory variables, and `env` exports more; a `Secret` is revealed only here and only there.
+
+        Raises:
+            FleetError: more targets failed than `max_fail` (a number, or a percentage of this fleet) allows.
+        """
+        environment = {name: v.reveal() if isinstance(v, Secret) else str(v) for name, v in (env or {}).items()}
+        made = Script(
+            text=script,
+            variables=self._session.variables(),
+            environment=environment,
+            directory=directory,
+            sudo=sudo or as_user is not None,
+            as_user=as_user,
+            shell=shell,
+        )
+        prepare(made, marker="")  # what no shell could read is the author's mistake, not each target's
+        operation = RunScript(
+            script=made,
+            timeout_s=self._session.options.command_timeout_s if timeout is None else parse_duration(timeout),
+            read_only=read_only,
+            secret_names=tuple(name for name, value in (env or {}).items() if isinstance(value, Secret)),
+            vars=vars,
+        )
+        options = self._options(parallel, check=check, include_failed=include_failed, hard_stop=hard_stop)
+        return self._call(operation, options, max_fail)
+
+    def reboot(
+        self,
+        *,
+        timeout: float | str = "10m",
+        command: str = "reboot",
+        sudo: bool = False,
+        check: bool = True,
+        max_fail: int | str | None = None,
+        parallel: int | None = None,
+        include_failed: bool = False,
+    ) -> FleetResult:
+        """Reboot every target; done is a different boot id, not an open port.
+
+        Raises:
+            FleetError: more targets failed than `max_fail` allows.
+        """
+        operation = Reboot(script=Script(text=command, sudo=sudo), timeout_s=parse_duration(timeout))
+        options = self._options(parallel, check=check, include_failed=include_failed, hard_stop=False)
+        return self._call(operation, options, max_fail)
+
+    def wait_until(
+        self,
+        script: str,
+        *,
+        every: float | str = "5s",
+        timeout: float | str = "2m",
+        check: bool = True,
+        max_fail: int | str | None = None,
+        parallel: int | None = None,
+    ) -> FleetResult:
+        """Ask every target again and again until a script ends with 0 there. Changes nothing.
+
+        Raises:
+            FleetError: it did not come to hold on more targets than `max_fail` allows.
+        """
+        made = Script(text=script, variables=self._session.variables())
+        operation = WaitUntil(script=made, every_s=parse_duration(every), timeout_s=parse_duration(timeout))
+        options = self._options(parallel, check=check, include_failed=False, hard_stop=False)
+        return self._call(operation, options, max_fail)
+
+    def waves(self, sizes: str = "1,25%,100%", *, max_fail: int | str | None = None) -> Iterator[Fleet]:
+        """Yield this fleet in waves. One limit holds for all calls on all of them together.
+
+        Each size is a number of targets or a percentage of this fleet; the last one repeats.
+        """
+        limit = self._own_limit(max_fail)
+        counts = wave_sizes(sizes, of=len(self))
+        parts: list[tuple[Target, ...]] = []
+        left = list(self)
+        for count in counts:
+            parts.append(tuple(left[:count]))
+            left = left[count:]
+        planned = tuple(tuple(target.name for target in part) for part in parts)
+        self._session.report(WavesPlanned(cell_id=self._session.cell_id, waves=planned))
+        for number, part in enumerate(parts, start=1):
+            yield Fleet(self._session, part, limit=limit, wave=number, waves=len(parts))
+
+    def _own_limit(self, max_fail: int | str | None) -> Limit:
+        return Limit(self._session.options.max_fail if max_fail is None else max_fail, self)
+
+    def _options(self, parallel: int | None, *, check: bool, include_failed: bool, hard_stop: bool) -> CallOptions:
+        most = self._session.options.parallel if parallel is None else parallel
+        if most < 1:
+            raise UsageError(f"parallel is {most}; at least one target has to work")
+        return CallOptions(
+            parallel=most,
+            counted=check,
+            include_failed=include_failed,
+            hard_stop=hard_stop,
+            wave=self._wave,
+            waves=self._waves,
+        )
+
+    def _call(self, operation: Operation, options: CallOptions, max_fail: int | str | None) -> FleetResult:
+        """Fan out, then judge: the one place where a call on many targets becomes a success or a `FleetError`."""
+        own = None if max_fail is None and self._limit is not None else self._own_limit(max_fail)
+        limits = tuple(limit for limit in (self._limit, own) if limit is not None)
+        for limit in limits:
+            limit.begin(self.names)
+        begun = time.monotonic()
+        fanout = Fanout(self._session, self, operation, limits, options)
+        result = FleetResult(self, tuple(fanout.run().values()), duration_s=time.monotonic() - begun)
+        passed = next((limit for limit in limits if limit.passed), None)
+        if passed is None or not options.counted:
+            return result
+        self._session.show(result)
+        raise FleetError(
+            f"{len(passed.failed)} of {passed.of} targets failed (limit {passed.most})",
+            f"{count_states(one.state for one in result)}: {name_ranges(result.failed.names)}",
+        )

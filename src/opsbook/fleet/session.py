@@ -1,0 +1,157 @@
+"""What all fleet calls of one notebook share: the inventory, the connections, the channel, and who is quarantined.
+
+There is one session in a kernel, made when it is first needed: from the channel the runner handed down, or, in plain
+Jupyter, from `opsbook.toml` and `OPSBOOK_*`. With a channel at the start there is never a way back to working without.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from opsbook import inventory as inventories
+from opsbook.config import load_settings
+from opsbook.errors import InventoryError
+from opsbook.fleet.channel import CHANNEL_VARIABLE, ChannelClient
+from opsbook.fleet.pool import Pool
+from opsbook.model.amount import parse_duration
+from opsbook.model.event import Event, Intent
+from opsbook.model.message import RunOptions
+from opsbook.model.protocol import Channel
+from opsbook.model.target import Inventory, Target
+from opsbook.secrets.resolve import resolve
+
+
+class InFlight(Protocol):
+    """A fan-out that is under way."""
+
+    def cancel(self, *, hard: bool) -> None:
+        """Start nothing new; with `hard`, end what runs."""
+
+
+class Session:
+    """The shared state of a notebook's fleet calls. Safe to use from the author's own threads."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Inventory | None,
+        selected: tuple[str, ...] | None,
+        options: RunOptions,
+        channel: Channel | None,
+        variables: Callable[[], dict[str, str]] = dict,
+    ) -> None:
+        self._inventory = inventory
+        self._selected = None if selected is None else frozenset(selected)
+        self.options = options
+        self.channel = channel
+        self.pool = Pool(options)
+        self.variables = variables
+        """Gives the script variables: the parameters as they are now."""
+        self.cell_id: str | None = None
+        self.show: Callable[[object], None] = _nowhere
+        """Displays a value in the notebook."""
+        self.quarantined: set[str] = set()
+        self.stopping = False
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._in_flight: set[InFlight] = set()
+        if channel is not None:
+            channel.on_cancel(self.cancel)
+        atexit.register(self.pool.close)
+
+    def select(self, pattern: str | None) -> tuple[Target, ...]:
+        """Return the targets a pattern names, within what the run was given (SEMANTICS 4).
+
+        Raises:
+            InventoryError: there is no inventory, or the pattern names nothing in it.
+        """
+        if self._inventory is None:
+            raise InventoryError("this runbook asks for targets and there is no inventory", "give one with -i")
+        named = inventories.select(self._inventory, "all" if pattern is None else pattern)
+        return tuple(target for target in named if self._selected is None or target.name in self._selected)
+
+    def next_call(self) -> int:
+        """Return the number of the next fleet call, from 1."""
+        return next(self._numbers)
+
+    def report(self, event: Event) -> None:
+        """Hand an event to the runner, if there is one."""
+        if self.channel is not None:
+            self.channel.report(event)
+
+    def intend(self, intent: Intent) -> None:
+        """Return when a changing command may leave."""
+        if self.channel is not None:
+            self.channel.intend(intent)
+
+    def reveal(self, reference: str) -> str:
+        """Return what a secret's reference stands for."""
+        return resolve(reference) if self.channel is None else self.channel.reveal(reference)
+
+    def enter(self, call: InFlight) -> None:
+        """A fan-out begins."""
+        with self._lock:
+            self._in_flight.add(call)
+
+    def leave(self, call: InFlight) -> None:
+        """A fan-out is over."""
+        with self._lock:
+            self._in_flight.discard(call)
+
+    def cancel(self, hard: bool) -> bool:  # noqa: FBT001  the channel's listener
+        """Stop: start nothing new; with `hard` end what runs. Whether there was anything to end."""
+        self.stopping = True
+        with self._lock:
+            calls = list(self._in_flight)
+        for call in calls:
+            call.cancel(hard=hard)
+        return bool(calls)
+
+
+def _nowhere(_: object) -> None:
+    """Show nothing: there is no notebook."""
+
+
+@lru_cache(maxsize=1)
+def current() -> Session:
+    """Return this process's session, made at the first call.
+
+    Raises:
+        OpsbookError: the runner does not answer, or the settings or the inventory cannot be read.
+    """
+    descriptor = os.environ.pop(CHANNEL_VARIABLE, None)
+    if descriptor is not None:
+        return _from_runner(ChannelClient.on_descriptor(int(descriptor)))
+    return _from_settings()
+
+
+def _from_runner(channel: ChannelClient) -> Session:
+    welcome = channel.welcome
+    return Session(
+        inventory=welcome.inventory,
+        selected=welcome.selected if welcome.limited else None,
+        options=welcome.options,
+        channel=channel,
+    )
+
+
+def _from_settings() -> Session:
+    settings = load_settings()
+    options = RunOptions(
+        parallel=settings.parallel,
+        max_fail=settings.max_fail,
+        host_keys=settings.ssh.host_keys or "strict",
+        known_hosts=settings.ssh.known_hosts,
+        connect_timeout_s=parse_duration(settings.ssh.connect_timeout),
+        command_timeout_s=parse_duration(settings.command_timeout),
+    )
+    sources = [Path(source) for source in settings.inventory]
+    inventory = inventories.load(sources) if sources else None
+    return Session(inventory=inventory, selected=None, options=options, channel=None)
