@@ -20,8 +20,6 @@ from opsbook.errors import ChannelError, RefusedError, SecretError
 from opsbook.model import message as m
 from opsbook.model.event import Event, Intent
 
-CHANNEL_VARIABLE = "OPSBOOK_CHANNEL"
-"""The environment variable that tells a kernel which descriptor its runner listens on."""
 ANSWER_S = 30.0
 """Seconds an answer may take: a disk that syncs slower than this is broken."""
 _WAITING = 10_000

@@ -18,11 +18,11 @@ from typing import Protocol
 from opsbook import inventory as inventories
 from opsbook.config import load_settings
 from opsbook.errors import InventoryError
-from opsbook.fleet.channel import CHANNEL_VARIABLE, ChannelClient
+from opsbook.fleet.channel import ChannelClient
 from opsbook.fleet.pool import Pool
 from opsbook.model.amount import parse_duration
 from opsbook.model.event import Event, Intent
-from opsbook.model.message import RunOptions
+from opsbook.model.message import CHANNEL_VARIABLE, RunOptions
 from opsbook.model.protocol import Channel
 from opsbook.model.target import Inventory, Target
 from opsbook.secrets.resolve import resolve

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from opsbook.errors import InventoryError
 from opsbook.inventory.assemble import assemble
+from opsbook.inventory.document import read_document
 from opsbook.inventory.draft import Draft
 from opsbook.inventory.ini import read_ini
 from opsbook.inventory.place import Place
 from opsbook.inventory.yaml_groups import read_yaml
-from opsbook.model.target import Inventory
+from opsbook.model.target import Inventory, JsonValue
 
 MAX_BYTES = 16 * 1024 * 1024
 YAML_SUFFIXES = {".yml", ".yaml", ".json"}
@@ -43,11 +44,24 @@ def load(sources: Sequence[Path]) -> Inventory:
     return assemble(draft, sources=sources)
 
 
+def read_values(path: Path) -> dict[str, JsonValue]:
+    """Return the one mapping a YAML or JSON file holds, as plain values: a file of parameters.
+
+    Raises:
+        InventoryError: it cannot be read safely, or holds anything else.
+    """
+    document = read_document(_read_text(path), file=Place(path=path))
+    value = None if document is None else document.value(document.root)
+    if not isinstance(value, dict):
+        raise InventoryError(f"{path}: this is not a mapping of names to values", "write lines such as stack: prod")
+    return value
+
+
 def _read_text(path: Path) -> str:
     """Return a source's text."""
     data = _read_bytes(path)
     if not data.strip():
-        raise InventoryError(f"{path}: the file is empty", "an inventory names at least one host")
+        raise InventoryError(f"{path}: the file is empty", "is it the right one?")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -21,6 +21,8 @@ class RunStarted(Struct, frozen=True, kw_only=True, tag="run_started"):
 
     run_id: str
     title: str
+    runbook: str = ""
+    """The runbook's path, as it was given."""
     parameters: dict[str, JsonValue] = {}
     pattern: str | None = None
     selected: tuple[str, ...] = ()

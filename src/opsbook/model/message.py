@@ -14,6 +14,9 @@ from msgspec import Struct
 from opsbook.model.event import Event, Intent
 from opsbook.model.target import Inventory, JsonValue
 
+CHANNEL_VARIABLE = "OPSBOOK_CHANNEL"
+"""The environment variable that tells a kernel which descriptor its runner listens on."""
+
 
 class RunOptions(Struct, frozen=True, kw_only=True):
     """How fleet calls behave in this run unless the call itself says otherwise."""

@@ -22,6 +22,8 @@ class Ending(Struct, frozen=True, kw_only=True):
     signal: int | None = None
     """The signal that stopped it."""
     timed_out: bool = False
+    not_started: str = ""
+    """Why the kernel could not be started: nothing ran."""
     internal: str = ""
     archive: str = ""
     kernel_lost: str = ""
@@ -52,14 +54,16 @@ def outcome(
             exit_code=ExitCode.SIGNAL + ending.signal,
             reason=f"stopped by {name}",
         )
-    if ending.timed_out:
-        return Outcome(status=RunState.TIMED_OUT, exit_code=ExitCode.TIMED_OUT, reason="the run timed out")
-    if ending.internal:
-        return Outcome(status=RunState.FAILED, exit_code=ExitCode.INTERNAL, reason=ending.internal)
-    if ending.archive:
-        return Outcome(status=RunState.FAILED, exit_code=ExitCode.ARCHIVE, reason=ending.archive)
-    if ending.refused:
-        return Outcome(status=RunState.REFUSED, exit_code=ExitCode.REFUSED, reason=ending.refused)
+    ends = (
+        (ending.timed_out, RunState.TIMED_OUT, ExitCode.TIMED_OUT, "the run timed out"),
+        (ending.not_started, RunState.FAILED, ExitCode.USAGE, ending.not_started),
+        (ending.internal, RunState.FAILED, ExitCode.INTERNAL, ending.internal),
+        (ending.archive, RunState.FAILED, ExitCode.ARCHIVE, ending.archive),
+        (ending.refused, RunState.REFUSED, ExitCode.REFUSED, ending.refused),
+    )
+    for holds, status, code, reason in ends:
+        if holds:
+            return Outcome(status=status, exit_code=code, reason=reason)
     return _judge(cells, targets, ending)
 
 
@@ -163,18 +167,19 @@ def count_states(states: Iterable[TargetState]) -> str:
 
 
 def name_ranges(names: Iterable[str]) -> str:
-    """Fold names that count upwards: `web01-web03, db01`.
+    """Fold three names or more that count upwards: `web01-web03, db01`.
 
-    >>> name_ranges(["web01", "web02", "web03", "db01"])
-    'web01-web03, db01'
+    >>> name_ranges(["web01", "web02", "web03", "db01", "db02"])
+    'web01-web03, db01, db02'
     """
-    spans: list[tuple[str, str, str, int]] = []  # first, last, stem, number
+    spans: list[list[str]] = []
+    expected = ""
     for name in names:
         match = re.fullmatch(r"(.*?)(\d+)", name)
-        stem, digits = (match[1], match[2]) if match else (name, "")
-        number = int(digits) if digits else -2
-        if spans and digits and spans[-1][2] == stem and spans[-1][3] + 1 == number:
-            spans[-1] = (spans[-1][0], name, stem, number)
+        if spans and name == expected:
+            spans[-1].append(name)
         else:
-            spans.append((name, name, stem, number))
-    return ", ".join(first if first == last else f"{first}-{last}" for first, last, _, _ in spans)
+            spans.append([name])
+        expected = f"{match[1]}{int(match[2]) + 1:0{len(match[2])}d}" if match else ""
+    shown = ([f"{span[0]}-{span[-1]}"] if len(span) > 2 else span for span in spans)  # noqa: PLR2004  a pair is clearer
+    return ", ".join(name for part in shown for name in part)

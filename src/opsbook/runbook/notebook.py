@@ -12,7 +12,7 @@ import hashlib
 import re
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -25,6 +25,8 @@ from opsbook.runbook.parameters import read_parameters
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+Document: TypeAlias = "NotebookNode"
+"""A notebook in nbformat's terms; named without importing it."""
 PARAMETERS_TAG = "parameters"
 INJECTED_TAG = "injected-parameters"
 MAX_BYTES = 256 * 1024 * 1024
@@ -159,7 +161,7 @@ def read_runbook(path: Path) -> Runbook:
     )
 
 
-def make_document(runbook: Runbook) -> NotebookNode:
+def make_document(runbook: Runbook) -> Document:
     """Return the runbook as an nbformat document of the current minor version, validated, with our cell ids.
 
     Raises:
@@ -181,7 +183,7 @@ def make_document(runbook: Runbook) -> NotebookNode:
     except (nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
         sentence = str(error).strip().partition("\n")[0]
         raise RunbookError(f"{runbook.path.name} is not a valid notebook: {sentence}") from error
-    return cast("NotebookNode", document)
+    return cast("Document", document)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,0 +1,106 @@
+"""The `opsbook` command: finds the command asked for, and turns every error into two lines and an exit code.
+
+Commands are imported when they are run, so that `--help` and a refused command line cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+import opsbook
+from opsbook.errors import ExitCode, OpsbookError
+
+COMMANDS = {
+    "run": "Run a runbook.",
+    "show": "Show a run, or what a runbook takes and does.",
+    "runs": "List the runs, newest first.",
+    "targets": "List the targets a pattern names.",
+    "stop": "Stop a run that is going on.",
+    "demo": "Start a small SSH fleet on this machine and patch it.",
+}
+
+
+class _Commands(click.Group):
+    """The commands by name; each lives in the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"opsbook.cli.{cmd_name}").command
+        return command if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            guess = f"did you mean '{near[0]}'?" if near else f"commands: {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no such command '{args[0]}'\n{guess}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(opsbook.__version__, "-V", "--version", message="opsbook %(version)s")
+def cli(*, debug: bool) -> None:
+    """Run Jupyter notebooks as operations runbooks."""
+    del debug  # read from the command line by main(), where errors end up
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and exit with its code."""
+    code = _run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # whoever read our output is gone: that is no failure, and Python must not print one at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _run(args: list[str]) -> int:
+    try:
+        result = cli.main(args, prog_name="opsbook", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.UsageError as error:
+        what, _, hint = error.format_message().partition("\n")
+        where = error.ctx.command_path if error.ctx else "opsbook"
+        return _fail(what, hint or f"see {where} --help", ExitCode.USAGE, args)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", "", ExitCode.SIGNAL + 2, args)
+    except OpsbookError as error:
+        return _fail(str(error), error.hint, error.exit_code, args)
+    except Exception as error:  # noqa: BLE001  the last border: a defect of ours is two lines too, unless asked for
+        what = f"internal error: {type(error).__name__}: {error}"
+        return _fail(what, "opsbook --debug … shows where", ExitCode.INTERNAL, args)
+    return int(result) if isinstance(result, int) else 0
+
+
+def _fail(what: str, hint: str, code: int, args: list[str]) -> int:
+    """Print an error as two lines on stderr, and return its exit code."""
+    if "--debug" in args:
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exc()
+    lines = [f"error: {' '.join(what.split())}", *([f"hint:  {' '.join(hint.split())}"] if hint else [])]
+    with suppress(OSError, ValueError):  # stderr may be gone too; the exit code still says it
+        print("\n".join(lines), file=sys.stderr)  # noqa: T201  this is the command line
+    return code

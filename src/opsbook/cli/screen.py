@@ -1,0 +1,54 @@
+"""The two streams: results on stdout, everything else on stderr; and how wide and how colourful they are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+PLAIN_WIDTH = 120
+"""Columns when nobody looks: wide enough for a log."""
+
+
+class _Quiet(Console):
+    """A console whose reader may leave: that ends the printing, not the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more (rich would end the process)."""
+        self.quiet = True
+
+
+def result_console() -> Console:
+    """Return where results go."""
+    return _console(stderr=False)
+
+
+def message_console() -> Console:
+    """Return where everything else goes."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    watched = is_terminal(stream)
+    width = None if watched else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    return _Quiet(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False, force_terminal=watched)
+
+
+def is_terminal(stream: object) -> bool:
+    """Whether a person looks at this stream: a terminal that can move its cursor, outside of CI."""
+    try:
+        watched = bool(stream.isatty())  # type: ignore[attr-defined]
+    except (AttributeError, ValueError):
+        return False  # closed, or not there
+    return watched and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
+def short_path(path: Path) -> Path:
+    """Return a path as a person here would write it."""
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except (ValueError, OSError):
+        return path

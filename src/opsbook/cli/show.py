@@ -1,0 +1,47 @@
+"""`opsbook show`: one run as it went, or one runbook as it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from opsbook.archive.history import find_run, iter_runs
+from opsbook.cli.screen import result_console
+from opsbook.config import load_settings
+from opsbook.errors import ArchiveError
+from opsbook.model.run import RunRecord, RunState
+from opsbook.report.document import record_document
+from opsbook.report.terminal import print_run, print_runbook
+from opsbook.runbook.notebook import Runbook, read_runbook
+
+
+@click.command("show")
+@click.argument("what", metavar="RUN|RUNBOOK")
+@click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print a run's record as one JSON document.")
+def command(what: str, *, archive: Path | None, as_json: bool) -> None:
+    """Show a run (its id, a unique part of it, or 'last'), or what a RUNBOOK takes and does."""
+    root = archive or Path(load_settings().archive)
+    if what.endswith(".ipynb") or Path(what).is_file():
+        runbook = read_runbook(Path(what))
+        print_runbook(runbook, result_console(), last=_last_success(root, runbook))
+        return
+    run = find_run(root, what)
+    if run.record is None:
+        raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
+    copy = run.folder.copy if run.folder.copy.is_file() else None
+    if as_json:
+        sys.stdout.buffer.write(record_document(run.record, copy=copy))
+    else:
+        print_run(run.record, result_console(), copy=copy)
+
+
+def _last_success(root: Path, runbook: Runbook) -> RunRecord | None:
+    """Return the newest run of a runbook of this name that succeeded."""
+    for run in iter_runs(root):
+        record = run.record
+        if record and record.status is RunState.SUCCEEDED and Path(record.runbook.path).name == runbook.path.name:
+            return record
+    return None

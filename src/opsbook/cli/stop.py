@@ -1,0 +1,32 @@
+"""`opsbook stop`: end a run from outside, the way a signal would."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import click
+
+from opsbook.archive.history import find_run
+from opsbook.archive.layout import is_alive
+from opsbook.cli.screen import message_console
+from opsbook.config import load_settings
+from opsbook.errors import ArchiveError, OpsbookError
+from opsbook.execution.stop import stop_run
+
+WAIT_S = 90.0
+"""Seconds a run may take to end: its remote commands, its `always` cells, its record."""
+
+
+@click.command("stop")
+@click.argument("what", metavar="RUN", default="last")
+@click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
+def command(what: str, *, archive: Path | None) -> None:
+    """Stop RUN (its id, a unique part of it, or 'last'): its commands are ended and its record is finished."""
+    run = find_run(archive or Path(load_settings().archive), what)
+    if run.record is None:
+        raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
+    over = stop_run(run.record.operator, here=socket.gethostname(), alive=lambda: is_alive(run.folder), wait_s=WAIT_S)
+    if not over:
+        raise OpsbookError(f"{run.folder.run_id} was asked to stop and still runs", "opsbook show says what it does")
+    message_console().print(f"{run.folder.run_id} has stopped", markup=False)

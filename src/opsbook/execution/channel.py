@@ -1,0 +1,119 @@
+"""The runner's end of the control channel: one thread reads, one writes.
+
+What the notebook reports goes to the recorder in the order it came. An intent is acknowledged when it is on disk, and
+refused when it cannot be or when the run is stopping. A secret is resolved here, told to the redactor, and only then
+sent.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from opsbook.errors import SecretError
+from opsbook.execution.recorder import Recorder
+from opsbook.model import message as m
+from opsbook.redaction import Redactor
+
+
+class ChannelServer:
+    """Serves one kernel."""
+
+    def __init__(
+        self,
+        *,
+        recorder: Recorder,
+        redactor: Redactor,
+        welcome: m.Welcome,
+        resolve: Callable[[str], str],
+    ) -> None:
+        self._recorder = recorder
+        self._redactor = redactor
+        self._welcome = welcome
+        self._resolve = resolve
+        self._ours, self.theirs = socket.socketpair()
+        """`theirs` is the end the kernel inherits; close it here once the kernel has it."""
+        self._outgoing: queue.SimpleQueue[m.ToKernel | None] = queue.SimpleQueue()
+        self._cancelling: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.stopping = threading.Event()
+        """Set when the run is to stop: no further intent is granted until it is cleared."""
+        self.greeted = threading.Event()
+        """Set when the notebook has loaded opsbook."""
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for work, name in ((self._read, "opsbook-channel-in"), (self._write, "opsbook-channel-out"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def cancel(self, *, hard: bool, answer_s: float) -> bool:
+        """Ask the notebook to stop; whether it answered in time that it is ending remote commands itself."""
+        while not self._cancelling.empty():
+            self._cancelling.get()
+        self._outgoing.put(m.Cancel(hard=hard))
+        try:
+            return self._cancelling.get(timeout=answer_s)
+        except queue.Empty:
+            return False
+
+    def close(self) -> None:
+        """End the channel: nothing more is granted."""
+        self._outgoing.put(None)
+        with suppress(OSError):
+            self._ours.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+        self._ours.close()
+
+    def _read(self) -> None:
+        decoder: msgspec.json.Decoder[m.FromKernel] = msgspec.json.Decoder(m.FromKernel)
+        with suppress(OSError), self._ours.makefile("rb") as lines:
+            for line in lines:
+                try:
+                    self._take(decoder.decode(line))
+                except msgspec.DecodeError:
+                    break  # not our notebook side: grant nothing more
+
+    def _take(self, message: m.FromKernel) -> None:
+        match message:
+            case m.Report(event=event):
+                self._recorder.submit(event)
+            case m.IntentRequest(ticket=ticket, intent=intent):
+                if self.stopping.is_set():
+                    self._outgoing.put(m.Refusal(ticket=ticket, reason="the run is stopping"))
+                else:
+                    self._recorder.commit(intent, lambda why: self._answer(ticket, why))
+            case m.CellDone(ticket=ticket):
+                self._recorder.mark(lambda _: self._outgoing.put(m.Ack(ticket=ticket)))
+            case m.SecretRequest(ticket=ticket, reference=reference):
+                threading.Thread(target=self._reveal, args=(ticket, reference), daemon=True).start()
+            case m.Hello(ticket=ticket):
+                self.greeted.set()
+                self._outgoing.put(msgspec.structs.replace(self._welcome, ticket=ticket))
+            case m.Cancelling(in_flight=in_flight):
+                self._cancelling.put(in_flight)
+
+    def _answer(self, ticket: int, why: str) -> None:
+        self._outgoing.put(m.Refusal(ticket=ticket, reason=why) if why else m.Ack(ticket=ticket))
+
+    def _reveal(self, ticket: int, reference: str) -> None:
+        try:
+            value = self._resolve(reference)
+        except SecretError as error:
+            self._outgoing.put(m.Refusal(ticket=ticket, reason=str(error)))
+            return
+        self._redactor.add(value)
+        self._outgoing.put(m.SecretValue(ticket=ticket, value=value))
+
+    def _write(self) -> None:
+        encoder = msgspec.json.Encoder()
+        while (message := self._outgoing.get()) is not None:
+            try:
+                self._ours.sendall(encoder.encode(message) + b"\n")
+            except OSError:
+                return  # the kernel is gone; whoever watches it will say so

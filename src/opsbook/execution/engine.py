@@ -1,0 +1,233 @@
+"""papermill and nbclient, driven: the engine that runs a document on a kernel that is starting already.
+
+papermill reads the document through a handler of ours, injects the parameters and keeps its metadata; cells are run by
+`CellClient`; saving is the runner's. Nothing outside this room sees an exception of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from queue import Empty
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_core.utils import run_sync
+from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from papermill.execute import execute_notebook, remove_error_markers
+from papermill.iorw import papermill_io
+
+from opsbook.errors import RunbookError
+from opsbook.execution.cells import CellClient
+from opsbook.execution.kernel import Kernel
+from opsbook.execution.run_state import RunInProgress
+from opsbook.model.target import JsonValue
+from opsbook.runbook.notebook import INJECTED_TAG, Document
+
+NAME = "opsbook"
+SCHEME = "opsbook-run:"
+START_S = 60.0
+IOPUB_S = 60
+
+# papermill warns about parameters its own reading does not see; ours were checked already
+logging.getLogger("papermill").setLevel(logging.CRITICAL + 1)
+
+_documents: dict[str, str] = {}
+"""Documents on their way into papermill, by path; each is taken once."""
+
+
+class _Handler:
+    """papermill's way to a document: ours, by run."""
+
+    def read(self, path: str) -> str:
+        return _documents.pop(path)
+
+    def pretty_path(self, path: str) -> str:
+        return path
+
+
+class _Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill is not typed
+    """papermill's bookkeeping, made truthful: what never ran stays pending, and saving is ours."""
+
+    def __init__(self, nb: Document, save: Callable[[Document], None]) -> None:
+        super().__init__(nb, output_path=None, progress_bar=False)
+        self._save = save
+
+    def notebook_start(self, **kwargs: Any) -> None:
+        kept = {cell.id: cell.outputs for cell in self.nb.cells if _is_frozen(cell)}
+        super().notebook_start(**kwargs)
+        for cell in self.nb.cells:
+            if cell.id in kept:
+                cell.outputs = kept[cell.id]
+
+    def save(self, **kwargs: Any) -> None:
+        del kwargs
+        self._save(self.nb)
+
+    def autosave_cell(self) -> None:
+        """Save nothing in the middle of a cell: the journal has its output."""
+
+    def cell_complete(self, cell: Document, cell_index: int | None = None, **kwargs: Any) -> None:
+        """Set the times; the state was set from evidence."""
+        state = cell.metadata.papermill["status"]
+        super().cell_complete(cell, cell_index=cell_index, **kwargs)
+        cell.metadata.papermill["status"] = state
+
+    def notebook_complete(self, **kwargs: Any) -> None:
+        """Set the times; papermill would mark every cell that never ran as completed."""
+        del kwargs
+        self.end_time = self.now()
+        self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
+        self.nb.metadata.papermill["duration"] = (self.end_time - self.start_time).total_seconds()
+
+
+def _is_frozen(cell: Document) -> bool:
+    return cell.cell_type == "code" and cell.metadata.get("run_through_control", {}).get("frozen") is True
+
+
+class _Engine(Engine):  # type: ignore[misc]  # papermill is not typed
+    """The engine papermill calls."""
+
+    @classmethod
+    def execute_notebook(cls, nb: Document, kernel_name: str, **options: Any) -> Document:
+        run: RunInProgress = options["run"]
+        manager = _Manager(nb, options["save"])
+        _name_injected(nb)
+        options["holder"].append(nb)
+        manager.notebook_start()
+        try:
+            client = CellClient(manager, run=run, kernel_name=kernel_name, iopub_timeout=IOPUB_S, record_timing=False)
+            client.execute()
+        finally:
+            manager.notebook_complete()
+        return nb
+
+
+def _name_injected(nb: Document) -> None:
+    """Give the cell papermill injected a name that is the same in every run."""
+    for cell in nb.cells:
+        if INJECTED_TAG in cell.metadata.get("tags", []):
+            cell["id"] = INJECTED_TAG
+
+
+papermill_engines.register(NAME, _Engine)
+papermill_io.register(SCHEME, _Handler())
+
+
+class _Client(AsyncKernelClient):
+    """A client of our own kernel: it knows whether the process lives, and says which cell it sends."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        context = zmq.asyncio.Context()
+        context.setsockopt(zmq.RCVHWM, 0)  # our reader is never too slow to be told
+        context.setsockopt(zmq.RECONNECT_IVL, 5)  # the kernel's sockets are about to appear
+        super().__init__(context=context)
+        self._kernel = kernel
+        self.cell_id = ""
+        self.load_connection_file(str(kernel.connection_file))
+
+    async def is_alive(self) -> bool:
+        return self._kernel.alive
+
+    def execute(self, code: str, **options: Any) -> str:  # type: ignore[override]  # nbclient passes two of them
+        """Send code to run, with the cell's id: nbclient leaves it out."""
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": options.get("store_history", True),
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": options.get("stop_on_error", True),
+        }
+        message = self.session.msg("execute_request", content, metadata={"cellId": self.cell_id})
+        self.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
+
+
+class _Owner:
+    """What nbclient asks of a kernel manager, for a kernel that is not its own."""
+
+    has_kernel = True
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def interrupt_kernel(self) -> None:
+        self._kernel.interrupt()
+
+
+def attach(run: RunInProgress) -> None:
+    """Connect to the kernel and return when it is ready.
+
+    Raises:
+        RunbookError: it ended, or was not ready in time.
+    """
+    client = _Client(run.kernel)
+    client.start_channels(stdin=False, hb=False)
+    run.kernel_client, run.kernel_manager = client, _Owner(run.kernel)
+    run_sync(_ready)(client, run)
+
+
+async def _ready(client: _Client, run: RunInProgress) -> None:
+    """Wait for the first message on IOPub: the kernel welcomes a subscriber; one that does not is asked something."""
+    deadline = time.monotonic() + START_S
+    asked = ""
+    while not run.stopped:
+        try:
+            await client.iopub_channel.get_msg(timeout=0.2)
+        except Empty:
+            if not run.kernel.alive:
+                words = run.kernel.last_words
+                raise RunbookError(f"{run.kernel.how_it_ended} before it was ready", words) from None
+            if time.monotonic() > deadline:
+                raise RunbookError(f"the kernel was not ready within {START_S:g} s") from None
+            asked = asked or client.kernel_info()
+        else:
+            return
+
+
+def execute(
+    document: Document,
+    run: RunInProgress,
+    *,
+    parameters: Mapping[str, JsonValue],
+    kernel_name: str,
+    save: Callable[[Document], None],
+) -> Document:
+    """Run a document to its end, however that is, and return the executed one."""
+    path = f"{SCHEME}{id(run)}.ipynb"
+    _documents[path] = json.dumps(document)
+    holder: list[Document] = []
+    try:
+        execute_notebook(
+            path,
+            None,
+            parameters=dict(parameters),
+            engine_name=NAME,
+            kernel_name=kernel_name or None,
+            progress_bar=False,
+            run=run,
+            save=save,
+            holder=holder,
+        )
+    except PapermillExecutionError:
+        pass  # it found an error output; how each cell ended is known already
+    else:
+        holder[0] = remove_error_markers(holder[0])
+    return holder[0]
+
+
+def finish(run: RunInProgress, *, ask: bool) -> None:
+    """Ask the kernel to end if it lives, and end it."""
+    if run.kernel_client is not None:
+        if ask and run.kernel.alive:
+            run.kernel_client.shutdown()
+        run.kernel_client.stop_channels()
+        asyncio.set_event_loop(None)
+    run.kernel.end(asked=ask)

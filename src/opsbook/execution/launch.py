@@ -1,0 +1,29 @@
+"""The kernel's side of its start: ipykernel in opsbook's own interpreter, with nothing lost on the way out.
+
+Run as `python -P -m opsbook.execution.launch -f CONNECTION_FILE`. `-P` keeps the working directory off the path until
+opsbook is imported, so that an `opsbook.py` beside the notebook cannot take its place; ipykernel adds the directory
+afterwards, because a notebook may import its neighbours.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+
+import opsbook  # noqa: F401  before the notebook's folder is on the path
+
+
+class KernelApp(IPKernelApp):
+    """ipykernel, publishing without a limit: by default it drops output when the reader is slower than the writer."""
+
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
+        """Make the socket outputs leave on (ipykernel's hook)."""
+        context.setsockopt(zmq.SNDHWM, 0)
+        super().init_iopub(context)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    KernelApp.launch_instance(sys.argv[1:])

@@ -1,0 +1,174 @@
+"""The recorder: the only writer of a run's journal, host logs and fold. One thread, fed by a queue.
+
+It takes what has gathered in the queue, writes it in order, syncs once for all who asked (a group commit), and only
+then tells them. Observers get the entries as they were recorded, each on its own thread with a bounded queue: one that
+is slow loses output lines before anything else, and never holds up the run.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from opsbook.archive.files import archive_errors, create
+from opsbook.archive.fold import RecordFold
+from opsbook.archive.journal import FIRST, Journal
+from opsbook.archive.layout import RunFolder
+from opsbook.errors import ArchiveError
+from opsbook.model.event import CellOutput, Entry, Event, TargetOutput
+from opsbook.model.protocol import Observer
+from opsbook.redaction import Redactor
+
+_BATCH = 1000
+_QUEUE = 10_000
+
+
+class _Item(Struct, frozen=True, kw_only=True):
+    """Something to record, and whom to tell that it is: `done` gets the sentence that says why not, or nothing."""
+
+    event: Event | None
+    durable: bool = False
+    done: Callable[[str], None] | None = None
+
+
+class Recorder:
+    """Records one run."""
+
+    def __init__(self, folder: RunFolder, redactor: Redactor, fold: RecordFold, observers: Iterable[Observer]) -> None:
+        self._folder = folder
+        self._redactor = redactor
+        self._journal = Journal(folder.journal, redactor)
+        self._hosts: dict[str, int] = {}
+        self._pumps = [_Pump(observer) for observer in observers]
+        self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUE)
+        self.fold = fold
+        """What the run has come to; to be read after `settle` or `close`."""
+        self.failure = ""
+        """Why the journal can no longer be written."""
+        self._thread = threading.Thread(target=self._work, name="opsbook-recorder", daemon=True)
+        self._thread.start()
+
+    def submit(self, event: Event) -> None:
+        """Record an event. Waits only when thousands are waiting already."""
+        self._queue.put(_Item(event=event))
+
+    def commit(self, event: Event | None, done: Callable[[str], None]) -> None:
+        """Record an event and call `done` when it, and all before it, is on disk."""
+        self._queue.put(_Item(event=event, durable=True, done=done))
+
+    def mark(self, done: Callable[[str], None]) -> None:
+        """Call `done` when all that was submitted before is recorded."""
+        self._queue.put(_Item(event=None, done=done))
+
+    def settle(self) -> None:
+        """Return when all that was submitted is recorded."""
+        told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.mark(told.put)
+        told.get()
+
+    def commit_now(self, event: Event) -> None:
+        """Record an event and return when it is on disk.
+
+        Raises:
+            ArchiveError: it could not be written.
+        """
+        told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.commit(event, told.put)
+        why = told.get()
+        if why:
+            raise ArchiveError(why)
+
+    def close(self) -> None:
+        """Record what waits, put it on disk, and let the observers finish."""
+        self._queue.put(None)
+        self._thread.join()
+        for pump in self._pumps:
+            pump.close()
+
+    def _work(self) -> None:
+        over = False
+        while not over:
+            items = [self._queue.get()]
+            while len(items) < _BATCH and not self._queue.empty():
+                items.append(self._queue.get())
+            over = None in items
+            self._record([item for item in items if item is not None])
+        try:
+            self._journal.close()
+        except ArchiveError as error:
+            self.failure = self.failure or str(error)
+        for descriptor in self._hosts.values():
+            os.close(descriptor)
+
+    def _record(self, items: list[_Item]) -> None:
+        """Write a batch, sync if anyone asked for it, then tell."""
+        kept = [item.event for item in items if item.event is not None and not isinstance(item.event, TargetOutput)]
+        said = [item.event for item in items if isinstance(item.event, TargetOutput)]
+        entries: list[Entry] = []
+        if not self.failure:
+            try:
+                self._log_hosts(said)
+                entries = self._journal.append(kept, durable=any(item.durable for item in items))
+            except ArchiveError as error:
+                self.failure = str(error)
+        for entry in entries:
+            self.fold.apply(entry)
+        for item in items:
+            if item.done is not None:
+                item.done(self.failure)
+        for pump in self._pumps:
+            for entry in (*map(self._unrecorded, said), *entries):
+                pump.push(entry)
+
+    def _log_hosts(self, said: list[TargetOutput]) -> None:
+        """Append what targets said to their logs."""
+        with archive_errors("write a host log"):
+            for output in said:
+                if output.target not in self._hosts:
+                    file = self._folder.host_log(output.target)
+                    self._hosts[output.target] = create(file, flags=os.O_APPEND)
+                data = memoryview(self._redactor.text(output.text).encode("utf-8", "replace"))
+                while data:
+                    data = data[os.write(self._hosts[output.target], data) :]
+
+    def _unrecorded(self, output: TargetOutput) -> Entry:
+        """Return target output as an entry for observers: it has no number, because the journal does not hold it."""
+        clean = TargetOutput(
+            call=output.call, target=output.target, stream=output.stream, text=self._redactor.text(output.text)
+        )
+        return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=clean)
+
+
+class _Pump:
+    """Carries entries to one observer on a thread of its own."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._queue: queue.Queue[Entry | None] = queue.Queue(_QUEUE)
+        self._thread = threading.Thread(target=self._work, name="opsbook-observer", daemon=True)
+        self._thread.start()
+
+    def push(self, entry: Entry) -> None:
+        """Hand an entry on; output is dropped when the observer cannot keep up, anything else waits for it."""
+        with suppress(queue.Full):  # a view that hangs must not hold the run; the journal has it all
+            self._queue.put(entry, block=not isinstance(entry.event, TargetOutput | CellOutput), timeout=5)
+
+    def close(self) -> None:
+        """Let the observer see what waits, then say goodbye."""
+        try:
+            self._queue.put(None, timeout=5)
+        except queue.Full:
+            return
+        self._thread.join(5)
+
+    def _work(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            with suppress(Exception):  # an observer's error is its own: it never reaches the run
+                self._observer.observe(entry)
+        self._observer.close()

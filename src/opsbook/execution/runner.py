@@ -1,0 +1,245 @@
+"""The runner: one run from a runbook's bytes to its record.
+
+    gates ► claim ► start kernel ► import papermill while it boots ► execute ► finalise
+
+The claim is on disk before the kernel starts, the journal is ahead of every change, and whatever happens after the
+claim the record is finished, truthfully, by this process; or, should it be killed, read as interrupted by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from opsbook.archive.copy import CopyWriter
+from opsbook.archive.files import write_whole
+from opsbook.archive.fold import RecordFold
+from opsbook.archive.layout import Claim, RunFolder, new_run_id, run_folder
+from opsbook.errors import ArchiveError, OpsbookError, RefusedError, RunbookError
+from opsbook.execution.channel import ChannelServer
+from opsbook.execution.kernel import OWN, Kernel, kernel_command, start_kernel
+from opsbook.execution.origin import git_state, operator_here, versions
+from opsbook.execution.recorder import Recorder
+from opsbook.execution.run_state import RunInProgress
+from opsbook.execution.stop import Stopper
+from opsbook.model.event import RunEnded, RunStarted, StopRequested
+from opsbook.model.message import RunOptions, Welcome
+from opsbook.model.outcome import Ending
+from opsbook.model.parameter import Binding
+from opsbook.model.protocol import Observer, Prompter
+from opsbook.model.run import CellRecord, RunbookRef, RunRecord, RunState, RunTargets
+from opsbook.model.target import Inventory
+from opsbook.redaction import Redactor
+from opsbook.runbook.notebook import Runbook, make_document
+from opsbook.secrets.resolve import resolve
+
+
+class RunRequest(Struct, frozen=True, kw_only=True):
+    """Everything that is decided before a run starts."""
+
+    runbook: Runbook
+    binding: Binding
+    inventory: Inventory | None
+    pattern: str | None
+    """What `-t` said."""
+    selected: tuple[str, ...]
+    options: RunOptions
+    archive: Path
+    argv: tuple[str, ...] = ()
+    reason: str = ""
+    """What `--reason` said."""
+    yes: bool = False
+    """Whether gates are granted beforehand."""
+    terminal: bool = False
+    """Whether a person watches: a first Ctrl-C then lets running commands finish."""
+
+
+class FinishedRun(Struct, frozen=True, kw_only=True):
+    """A run that has ended: its record, and where its files lie."""
+
+    record: RunRecord
+    folder: RunFolder
+
+
+def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompter | None) -> FinishedRun:
+    """Run a runbook to its end. A runbook that fails is a result; what is raised means that nothing ran.
+
+    Raises:
+        RefusedError: a cell has to be confirmed, and there is nobody to ask.
+        RunbookError: there is no such kernel, or the document is not valid.
+        ArchiveError: the run could not be recorded.
+    """
+    _check_gates(request, prompter)
+    kernel_command(request.runbook.kernel)
+    started_at = datetime.now(UTC)
+    folder = run_folder(request.archive, new_run_id(request.runbook.name, started_at))
+    claimed = _claimed_record(request, folder.run_id, started_at)
+    claim = Claim(folder)
+    try:
+        write_whole(folder.record, msgspec.json.encode(claimed))
+        return _Run(request, folder, claimed, observers, None if request.yes else prompter).go()
+    finally:
+        claim.release()
+
+
+def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
+    """Refuse before anything starts when a gate could not be answered (SEMANTICS 25)."""
+    gates = [cell.label for cell in request.runbook.code_cells if "confirm" in cell.tags]
+    if gates and prompter is None and not request.yes:
+        raise RefusedError(
+            f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
+            "give --yes to confirm it beforehand",
+        )
+
+
+def _claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> RunRecord:
+    runbook = request.runbook
+    cells = tuple(
+        CellRecord(id=cell.id, index=cell.index, label=cell.label, tags=cell.tags, changes=cell.changes)
+        for cell in runbook.code_cells
+    )
+    return RunRecord(
+        run_id=run_id,
+        status=RunState.RUNNING,
+        runbook=RunbookRef(
+            path=str(runbook.path), title=runbook.title, sha256=runbook.sha256, git=git_state(runbook.path)
+        ),
+        parameters=request.binding.values,
+        secrets=request.binding.secrets,
+        targets=RunTargets(pattern=request.pattern, selected=request.selected),
+        cells=cells,
+        started_at=started_at,
+        operator=operator_here(terminal=request.terminal),
+        operator_reason=request.reason,
+        versions=versions(),
+        argv=request.argv,
+    )
+
+
+class _Run:
+    """A claimed run."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        folder: RunFolder,
+        claimed: RunRecord,
+        observers: Iterable[Observer],
+        prompter: Prompter | None,
+    ) -> None:
+        self._request = request
+        self._folder = folder
+        self._claimed = claimed
+        self._prompter = prompter
+        self._redactor = Redactor()
+        self._recorder = Recorder(folder, self._redactor, RecordFold(claimed), observers)
+        self._stopper = Stopper(
+            on_stop=lambda name: self._recorder.submit(StopRequested(signal=name)), patient=request.terminal
+        )
+        self._copy = CopyWriter(folder.copy, self._redactor)
+        self._state: RunInProgress | None = None
+
+    def go(self) -> FinishedRun:
+        """Run, and finalise whatever happens."""
+        ending = Ending()
+        with self._stopper.listening():
+            try:
+                self._recorder.commit_now(self._announcement())
+                ending = Ending(kernel_lost=self._execute())
+            except RunbookError as error:
+                ending = Ending(not_started=f"{error}: {error.hint}" if error.hint else str(error))
+            except ArchiveError as error:
+                self._recorder.failure = self._recorder.failure or str(error)
+            except OpsbookError as error:
+                ending = Ending(internal=str(error))
+            except Exception as error:  # noqa: BLE001  the border of a run: whatever breaks, the record is finished
+                ending = Ending(internal=f"internal error: {type(error).__name__}: {error}")
+            return self._finalise(ending)
+
+    def _announcement(self) -> RunStarted:
+        return RunStarted(
+            run_id=self._claimed.run_id,
+            title=self._claimed.runbook.title,
+            runbook=self._claimed.runbook.path,
+            parameters=self._claimed.parameters,
+            pattern=self._request.pattern,
+            selected=self._request.selected,
+            cells=self._claimed.cells,
+        )
+
+    def _execute(self) -> str:
+        """Start the kernel, run the document, end the kernel. Return why the kernel was lost, if it was."""
+        runbook = self._request.runbook
+        channel = ChannelServer(
+            recorder=self._recorder, redactor=self._redactor, welcome=self._welcome(), resolve=resolve
+        )
+        try:
+            kernel = start_kernel(runbook.kernel, channel=channel.theirs, cwd=runbook.path.resolve().parent)
+            channel.theirs.close()
+            self._stopper.watch(channel, kernel)
+            return self._drive(kernel)
+        finally:
+            channel.close()
+
+    def _drive(self, kernel: Kernel) -> str:
+        from opsbook.execution import engine  # noqa: PLC0415  papermill is imported while the kernel boots
+
+        state = RunInProgress(
+            runbook=self._request.runbook,
+            recorder=self._recorder,
+            kernel=kernel,
+            stopper=self._stopper,
+            prompter=self._prompter,
+            injects=bool(self._request.binding.given),
+        )
+        self._state = state
+        lost = ""
+        try:
+            document = make_document(self._request.runbook)
+            engine.attach(state)
+            executed = engine.execute(
+                document,
+                state,
+                parameters=self._request.binding.given,
+                kernel_name=self._request.runbook.kernel or OWN,
+                save=self._copy.save_soon,
+            )
+            lost = "" if kernel.alive or self._stopper.signal else kernel.how_it_ended
+            self._copy.keep(executed)
+        finally:
+            engine.finish(state, ask=not lost and self._stopper.signal is None)
+        return lost
+
+    def _welcome(self) -> Welcome:
+        request = self._request
+        return Welcome(
+            ticket=0,
+            run_id=self._claimed.run_id,
+            inventory=request.inventory,
+            selected=request.selected,
+            limited=request.pattern is not None,
+            options=request.options,
+        )
+
+    def _finalise(self, ending: Ending) -> FinishedRun:
+        """Judge, and write the last event, the copy and the record, so that all of them say the same."""
+        ending = replace(
+            ending,
+            signal=self._stopper.signal,
+            archive=self._recorder.failure,
+            refused=self._state.refused if self._state else "",
+        )
+        self._recorder.settle()
+        judged = self._recorder.fold.judge(ending)
+        self._recorder.submit(RunEnded(status=judged.status, exit_code=judged.exit_code, reason=judged.reason))
+        self._recorder.close()
+        record = self._recorder.fold.record(judged, datetime.now(UTC))
+        clean = msgspec.convert(self._redactor.tree(msgspec.to_builtins(record)), RunRecord)
+        self._copy.finish(clean)
+        write_whole(self._folder.record, msgspec.json.encode(clean))
+        return FinishedRun(record=clean, folder=self._folder)

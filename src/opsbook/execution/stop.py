@@ -1,0 +1,153 @@
+"""Stopping a run: from a signal to the end of what runs, in bounded time (SEMANTICS 12, 13).
+
+Signal handlers never raise: they put a number into a queue. A thread of its own does the rest: it asks the notebook
+over the channel; where no fan-out answers, it interrupts the kernel; and what does not end is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from opsbook.errors import OpsbookError
+from opsbook.execution.channel import ChannelServer
+from opsbook.execution.kernel import Kernel
+from opsbook.model.run import Operator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE_S = 30.0
+"""Seconds running commands may take to finish after a first Ctrl-C on a terminal."""
+ANSWER_S = 0.3
+"""Seconds the notebook may take to say that it ends remote commands itself."""
+REMOTE_S = 5.0
+"""Seconds ending remote commands may take."""
+KERNEL_S = 2.0
+"""Seconds an interrupted kernel may take to end its cell."""
+
+
+class Stopper:
+    """Watches for signals during one run."""
+
+    def __init__(self, *, on_stop: Callable[[str], None], patient: bool) -> None:
+        self._on_stop = on_stop
+        self._patient = patient
+        self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._channel: ChannelServer | None = None
+        self._kernel: Kernel | None = None
+        self.idle = threading.Event()
+        """Set while no cell runs."""
+        self.idle.set()
+        self.signal: int | None = None
+        """The first signal that asked the run to stop."""
+
+    def watch(self, channel: ChannelServer, kernel: Kernel) -> None:
+        """Name what is to be stopped."""
+        self._channel, self._kernel = channel, kernel
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals for as long as the run lasts. One that was ignored at the start (nohup) stays ignored."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, self._take)
+        worker = threading.Thread(target=self._work, name="opsbook-stopper", daemon=True)
+        worker.start()
+        try:
+            yield
+        finally:
+            self._arrived.put(0)
+            worker.join(1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is None:
+            self.signal = number
+        self._arrived.put(number)
+
+    def _work(self) -> None:
+        number = self._arrived.get()
+        if not number:
+            return
+        name = signal.Signals(number).name
+        self._on_stop(name)
+        if self._channel is not None:
+            self._channel.stopping.set()
+        if self._patient and number == signal.SIGINT and self._finish_running():
+            return
+        if not self._ended(self._end_running):
+            self._kill()
+
+    def _finish_running(self) -> bool:
+        """Let running commands finish; whether they did before the patience or the next signal came."""
+        if self._channel is None or not self._channel.cancel(hard=False, answer_s=ANSWER_S):
+            return False
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and not self.idle.wait(0.1):
+            if not self._arrived.empty():
+                return not self._arrived.get()
+        return self.idle.is_set()
+
+    def _ended(self, end: Callable[[], float]) -> bool:
+        """Run `end`, and wait for the cell to be over for as long as it says; another signal ends the waiting."""
+        deadline = time.monotonic() + end()
+        while not self.idle.wait(0.05):
+            if time.monotonic() > deadline or not self._arrived.empty():
+                return False
+        return True
+
+    def _end_running(self) -> float:
+        """End what runs now; return the seconds that may take."""
+        if self._channel is not None and self._channel.cancel(hard=True, answer_s=ANSWER_S):
+            return REMOTE_S
+        if self._kernel is not None and not self.idle.is_set():
+            self._kernel.interrupt()
+        return KERNEL_S
+
+    def _kill(self) -> None:
+        if self._kernel is not None:
+            self._kernel.kill()
+
+
+def process_start(pid: int) -> str:
+    """Return what tells a process from a later one of the same number; empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return ""
+    line = ["ps", "-o", "lstart=", "-p", str(pid)]  # where there is no /proc
+    return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+
+
+def stop_run(operator: Operator, *, here: str, alive: Callable[[], bool], wait_s: float) -> bool:
+    """Ask the process of a run to stop, and wait until it has; whether it has.
+
+    Raises:
+        OpsbookError: it cannot be asked: it is over, on another machine, or somebody else's.
+    """
+    if not alive() or process_start(operator.pid) != operator.process_started:
+        raise OpsbookError("the run is over already")
+    if operator.host != here:
+        raise OpsbookError(f"the run's process is on {operator.host}", "stop it from there")
+    try:
+        os.kill(operator.pid, signal.SIGTERM)
+    except PermissionError:
+        raise OpsbookError(f"the run belongs to {operator.user}", "only its owner can stop it") from None
+    deadline = time.monotonic() + wait_s
+    while alive():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)  # the end of a process that is not our child cannot be waited for
+    return True

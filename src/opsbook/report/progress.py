@@ -1,0 +1,128 @@
+"""Progress as plain lines, for a CI log: one line for each thing that happened, with its time in UTC.
+
+What targets print is not repeated here: it is in their logs. No line can be a CI system's command, and a stream that
+breaks ends the log, never the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC
+
+from opsbook.model.event import (
+    CallEnded,
+    CallStarted,
+    CellEnded,
+    Entry,
+    Event,
+    GateAnswered,
+    RunEnded,
+    RunStarted,
+    StopRequested,
+    TargetEnded,
+)
+from opsbook.model.outcome import name_ranges
+from opsbook.model.run import CellState
+from opsbook.model.target import TargetState
+from opsbook.report.duration import format_seconds
+from opsbook.report.phase import words
+from opsbook.report.state import Call, Progress, telling_line
+from opsbook.report.summary import show_value
+from opsbook.report.visible import ci_safe, one_line
+
+
+class PlainProgress:
+    """An observer that writes a run's progress line by line; `write` is given whole lines with their newline."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._progress = Progress()
+        self._broken = False
+
+    def observe(self, entry: Entry) -> None:
+        """Write the lines an entry gives rise to."""
+        self._progress.apply(entry)
+        stamp = f"{entry.at.astimezone(UTC):%H:%M:%SZ}"
+        for text in self._lines(entry.event):
+            self._put(f"{ci_safe(f'{stamp} {text}')}\n")
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+    def _put(self, line: str) -> None:
+        if self._broken:
+            return
+        try:
+            self._write(line)
+        except (OSError, ValueError):  # a full disk, a closed pipe or stream, an encoding without our characters
+            self._broken = True
+
+    def _lines(self, event: Event) -> list[str]:
+        lines: list[str] = []
+        match event:
+            case RunStarted():
+                lines = [_run_line(event)]
+            case CellEnded():
+                lines = [f"{self._cell(event.cell_id)} {_cell_end(event)}"]
+            case GateAnswered():
+                answer = "confirmed" if event.granted else "not confirmed"
+                lines = [f"{self._cell(event.cell_id)} {answer} ({one_line(event.by)})"]
+            case CallStarted():
+                lines = [_call_line(self._cell(event.cell_id), event)]
+            case TargetEnded() if event.state is not TargetState.SKIPPED:
+                lines = [_target_line(event)]
+            case CallEnded():
+                lines = _skipped_lines(self._progress.calls.get(event.call))
+            case StopRequested():
+                lines = [f"stopping: {one_line(event.signal)}"]
+            case RunEnded():
+                lines = [f"run {words(event.status)} exit {event.exit_code}"]
+        return lines
+
+    def _cell(self, cell_id: str | None) -> str:
+        number, label = self._progress.place(cell_id)
+        return f'cell {number}/{len(self._progress.cells)} "{one_line(label)}"' if number else "cell"
+
+
+def _run_line(event: RunStarted) -> str:
+    values = " ".join(f"{name}={one_line(show_value(value))}" for name, value in event.parameters.items())
+    parts = [f"run {one_line(event.run_id)}", one_line(event.title), values, _targets(len(event.selected))]
+    return "  ".join(part for part in parts if part)
+
+
+def _cell_end(event: CellEnded) -> str:
+    if event.state is CellState.OK:
+        return f"ok {format_seconds(event.duration_s)}"
+    if event.error is None:
+        return words(event.state)
+    text = one_line(event.error.text.strip().partition("\n")[0])
+    name = "" if event.error.name == "FleetError" else one_line(event.error.name)
+    return f"{words(event.state)}: {': '.join(part for part in (name, text) if part)}"
+
+
+def _call_line(cell: str, event: CallStarted) -> str:
+    wave = f"wave {event.wave}/{event.waves} " if event.wave is not None else ""
+    return f"{cell} {wave}{_targets(len(event.targets)) or 'no targets'}"
+
+
+def _target_line(event: TargetEnded) -> str:
+    aside = "" if event.counted else " (not counted)"
+    head = f"target {one_line(event.target)} {words(event.state)}{aside}"
+    if event.state is TargetState.OK:
+        return f"{head} {format_seconds(event.duration_s)}"
+    code = f" exit {event.exit_code}" if event.exit_code is not None else ""
+    line = one_line(telling_line(event))
+    return f"{head}{code}" + (f": {line}" if line else "")
+
+
+def _skipped_lines(call: Call | None) -> list[str]:
+    """Say which targets were left out, those with one reason in one line: there can be hundreds."""
+    by_reason: dict[str, list[str]] = {}
+    for name, ended in call.ended.items() if call else ():
+        if ended.state is TargetState.SKIPPED:
+            by_reason.setdefault(one_line(ended.line), []).append(one_line(name))
+    return [f"skipped {name_ranges(names)}" + (f": {reason}" if reason else "") for reason, names in by_reason.items()]
+
+
+def _targets(count: int) -> str:
+    return f"{count} target{'' if count == 1 else 's'}" if count else ""

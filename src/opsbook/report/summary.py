@@ -1,0 +1,156 @@
+"""A run's summary as a view model: what to say, in which order, before anybody decides how it looks.
+
+The failed thing comes first, the next command last, and nothing is said that the record does not hold. Texts are as
+recorded: whoever renders them makes them harmless. Knows no terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from opsbook.model.outcome import count_states, group_results
+from opsbook.model.run import CellRecord, CellState, RunRecord, RunState, TargetOutcome
+from opsbook.model.target import JsonValue, TargetState
+from opsbook.report.duration import format_duration, format_stamp
+from opsbook.report.phase import Phase, fold_phases, words
+
+EXCERPT_LINES = 20
+"""How much of a cell's error a summary shows."""
+
+
+class TargetGroup(Struct, frozen=True, kw_only=True):
+    """Targets that ended alike, and not well."""
+
+    state: TargetState
+    names: tuple[str, ...]
+    exit_code: int | None = None
+    reason: str = ""
+
+
+class ErrorExcerpt(Struct, frozen=True, kw_only=True):
+    """What a cell raised, as far as a summary shows it."""
+
+    cell: str
+    name: str
+    lines: tuple[str, ...]
+    more: int = 0
+    """How many lines are not shown."""
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """Everything a reader needs first."""
+
+    run_id: str
+    status: RunState
+    headline: str
+    phases: tuple[Phase, ...] = ()
+    groups: tuple[TargetGroup, ...] = ()
+    error: ErrorExcerpt | None = None
+    failed_checks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    metrics: tuple[tuple[str, str], ...] = ()
+    copy: str = ""
+    look: str = ""
+    """The command that shows more."""
+
+
+def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
+    """Return what to say about a run; `copy` is its executed notebook."""
+    worth_a_look = record.status is not RunState.SUCCEEDED
+    return Summary(
+        run_id=record.run_id,
+        status=record.status,
+        headline=_headline(record),
+        phases=tuple(_with_targets(phase, record.targets.results) for phase in fold_phases(record.cells)),
+        groups=group_targets(record.targets.results),
+        error=_error(record.cells),
+        failed_checks=tuple(f"{check.name}: {check.detail or 'failed'}" for check in record.checks if not check.ok),
+        notes=record.notes,
+        metrics=tuple((name, show_value(value)) for name, value in record.metrics.items()),
+        copy=_nearest(copy) if copy is not None else "",
+        look=f"opsbook show {record.run_id}" if worth_a_look else "",
+    )
+
+
+def group_targets(results: Mapping[str, TargetOutcome]) -> tuple[TargetGroup, ...]:
+    """Group the targets that are not ok by how they ended, the failed first."""
+    rows = [
+        (name, result.state, f"{result.exit_code} {result.reason}")
+        for name, result in results.items()
+        if result.state is not TargetState.OK
+    ]
+    groups = []
+    for group in group_results(rows):
+        alike = results[group.names[0]]
+        groups.append(TargetGroup(state=group.state, names=group.names, exit_code=alike.exit_code, reason=alike.reason))
+    return tuple(groups)
+
+
+def show_value(value: JsonValue) -> str:
+    """Say a parameter's or a metric's value: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def runbook_name(record: RunRecord) -> str:
+    """Return what runs of this runbook are called."""
+    return Path(record.runbook.path).stem
+
+
+def count_ok(results: Mapping[str, TargetOutcome], *, between: str) -> str:
+    """Say how many targets are ok, of how many; nothing when there are none."""
+    ok = sum(result.state is TargetState.OK for result in results.values())
+    return f"{ok}{between}{len(results)}" if results else ""
+
+
+def _headline(record: RunRecord) -> str:
+    """Say in one sentence what became of the run."""
+    verb = {
+        RunState.REFUSED: "was refused",
+        RunState.INTERRUPTED: "was interrupted",
+        RunState.TIMED_OUT: "timed out",
+        RunState.LOST: "was lost",
+        RunState.RUNNING: f"is running since {format_stamp(record.started_at)}",
+        RunState.UNKNOWN: "ended in a way this opsbook does not know",
+    }.get(record.status, words(record.status))
+    counted = count_ok(record.targets.results, between=" of ")
+    targets = f"{counted} targets" if counted else ""
+    says_targets = record.status in {RunState.SUCCEEDED, RunState.RUNNING}
+    reason = record.reason.strip() or (targets if says_targets else "")
+    took = ""
+    if record.duration_s is not None and record.status not in {RunState.REFUSED, RunState.RUNNING}:
+        link = "in" if record.status is RunState.SUCCEEDED else "after"
+        took = f" {link} {format_duration(record.duration_s)}"
+    return f"{runbook_name(record)} {verb}{took}" + (f": {reason}" if reason else "")
+
+
+def _with_targets(phase: Phase, results: Mapping[str, TargetOutcome]) -> Phase:
+    """Add what became of the targets where that explains the phase."""
+    here = [result.state for result in results.values() if result.cell_id in phase.cell_ids]
+    calm = {CellState.OK, CellState.SKIPPED, CellState.NOT_RUN}
+    if not here or (phase.state in calm and not any(state.is_failure for state in here)):
+        return phase
+    return msgspec.structs.replace(phase, note=count_states(here))
+
+
+def _error(cells: tuple[CellRecord, ...]) -> ErrorExcerpt | None:
+    """Return what the first failed cell raised, unless the targets already say it."""
+    for cell in cells:
+        if cell.state is CellState.FAILED and cell.error is not None and cell.error.name != "FleetError":
+            lines = cell.error.text.strip("\n").splitlines()
+            shown, more = tuple(lines[:EXCERPT_LINES]), max(0, len(lines) - EXCERPT_LINES)
+            return ErrorExcerpt(cell=cell.label, name=cell.error.name, lines=shown, more=more)
+    return None
+
+
+def _nearest(path: Path) -> str:
+    """Return the shortest way to say a path: from the working directory when it is below it."""
+    try:
+        here = Path.cwd()
+    except OSError:  # the working directory is gone
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
