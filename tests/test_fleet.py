@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import Sshd
 
-from opsbook import inventory
 from opsbook.errors import FleetError, InventoryError, UsageError
 from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.session import Session
+from opsbook.inventory.load import load
 from opsbook.model.event import Event, Intent
 from opsbook.model.message import RunOptions
 
@@ -25,7 +25,7 @@ class Notebook:
     def __init__(self, path: Path, selected: tuple[str, ...] | None = None) -> None:
         self.events: list[Event] = []
         self.session = Session(
-            inventory=inventory.load([path]),
+            inventory=load([path]),
             selected=selected,
             options=RunOptions(connect_timeout_s=5, command_timeout_s=20),
             channel=None,
@@ -87,7 +87,12 @@ def test_one_failure_more_than_the_limit_stops_the_rest(notebook, folder):
         notebook.fleet().run(mark(folder, "a") + '; [ "$OPSBOOK_TARGET" != web2 ]', parallel=1)
     assert marks(folder, "a") == ["web1", "web2"]
     assert notebook.states() == {
-        "web1": "ok", "web2": "failed", "web3": "skipped", "web4": "skipped", "web5": "skipped", "web6": "skipped"
+        "web1": "ok",
+        "web2": "failed",
+        "web3": "skipped",
+        "web4": "skipped",
+        "web5": "skipped",
+        "web6": "skipped",
     }
 
 
@@ -154,7 +159,12 @@ def test_waves_share_one_limit_and_later_waves_are_skipped(notebook, folder):
             wave.run(mark(folder, "g") + '; [ "$OPSBOOK_TARGET" = web2 ]', parallel=1)
     assert reached == [("web1",), ("web2", "web3")]
     assert notebook.states() == {
-        "web1": "failed", "web2": "ok", "web3": "failed", "web4": "skipped", "web5": "skipped", "web6": "skipped"
+        "web1": "failed",
+        "web2": "ok",
+        "web3": "failed",
+        "web4": "skipped",
+        "web5": "skipped",
+        "web6": "skipped",
     }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from opsbook.inventory import load, select
+from opsbook.inventory.load import load
+from opsbook.inventory.pattern import select
 
 ANSIBLE = shutil.which("ansible-inventory")
 pytestmark = pytest.mark.skipif(ANSIBLE is None, reason="ansible-inventory is not on PATH: nothing to compare with")

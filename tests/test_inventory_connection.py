@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from opsbook.errors import InventoryError
-from opsbook.inventory import load
+from opsbook.inventory.load import load
 from opsbook.model.target import Target
 
 

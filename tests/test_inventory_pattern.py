@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsbook.errors import InventoryError
-from opsbook.inventory import load, select
+from opsbook.inventory.load import load
+from opsbook.inventory.pattern import select
 from opsbook.model.target import Inventory, Target
 
 

@@ -144,7 +144,7 @@ def test_a_failed_run_says_what_failed_first_and_what_to_type_last(tmp_path, mon
         "  \u2013 Verify                         not run\n"
         "  ✓ Silence off (always)    0:02\n"
         "\n"
-        "      2 failed   db02-db03         exit 100  E: Could not get lock /var/lib/dpkg/lock-frontend\n"
+        "      2 failed   db02, db03        exit 100  E: Could not get lock /var/lib/dpkg/lock-frontend\n"
         "      4 skipped  web18, db04-db06            the limit was reached\n"
         "\n"
         "      metrics    packages=312  reboots_needed=5\n"
@@ -161,7 +161,7 @@ def test_eighty_columns_are_enough_for_a_summary():
         "  limit 1",
     ]
     assert (
-        "      2 failed   db02-db03         exit 100  E: Could not get lock\n"
+        "      2 failed   db02, db03        exit 100  E: Could not get lock\n"
         "                                             /var/lib/dpkg/lock-frontend\n"
     ) in shown
     assert all(cell_len(line) <= 80 for line in shown.splitlines())

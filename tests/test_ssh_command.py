@@ -23,9 +23,7 @@ from opsbook.ssh.script import Script, prepare
 
 
 def target(sshd: Sshd, **changes: object) -> Target:
-    made = Target(
-        name="web1", host="127.0.0.2", port=sshd.port, user=sshd.user, identity_files=(str(sshd.identity),)
-    )
+    made = Target(name="web1", host="127.0.0.2", port=sshd.port, user=sshd.user, identity_files=(str(sshd.identity),))
     return msgspec.structs.replace(made, **changes)
 
 
@@ -64,7 +62,9 @@ def test_a_script_stops_at_its_first_failing_line_and_fails_in_a_pipe(connection
     assert run(connection, "false | cat\necho b")[0].state is TargetState.FAILED
 
 
-@pytest.mark.parametrize("broken", ["echo a\n)", "echo a\n}", "echo a\nif true; then", "echo a\necho 'open", "echo a\nfi"])
+@pytest.mark.parametrize(
+    "broken", ["echo a\n)", "echo a\n}", "echo a\nif true; then", "echo a\necho 'open", "echo a\nfi"]
+)
 @pytest.mark.parametrize("shell", [None, "sh -eu"])
 def test_a_syntax_error_is_found_before_the_first_line_runs(connection, broken, shell):
     result, _ = run(connection, broken, shell=shell)
@@ -88,7 +88,7 @@ def test_error_messages_count_lines_as_an_on_cell_does(connection):
 
 
 def test_variables_environment_and_directory_reach_the_script_quoted(connection, tmp_path):
-    hostile = "it's \"$HOME\" `id` $(id) \\ * ; é"
+    hostile = 'it\'s "$HOME" `id` $(id) \\ * ; é'
     result, _ = run(
         connection,
         'printf "%s\\n" "$plain" "$exported"; env | grep -c "^plain=" || true; pwd',
@@ -112,7 +112,7 @@ def test_both_streams_are_drained_together(connection):
 
 
 def test_a_killed_command_names_its_signal(connection):
-    result, _ = run(connection, 'kill -KILL $$')
+    result, _ = run(connection, "kill -KILL $$")
     assert (result.state, result.exit_code, result.signal) == (TargetState.FAILED, None, "KILL")
 
 
@@ -153,7 +153,9 @@ def test_a_killed_server_process_is_lost(sshd, connection):
     worker = threading.Thread(target=lambda: result_box.append(run(connection, "echo $PPID; sleep 5.25")[0]))
     worker.start()
     time.sleep(0.5)
-    for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines():
+    for line in subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines():
         pid, parent, *words = line.split()
         if parent == str(sshd.pid) and words and words[0].startswith("sshd"):
             os.kill(int(pid), signal.SIGKILL)
@@ -177,7 +179,9 @@ def test_what_goes_before_the_send_can_forbid_it(connection):
         command.run(forbid)
 
 
-def failure(sshd: Sshd, known: KnownHosts, policy: HostKeyPolicy = HostKeyPolicy.STRICT, **changes: object) -> ConnectError:
+def failure(
+    sshd: Sshd, known: KnownHosts, policy: HostKeyPolicy = HostKeyPolicy.STRICT, **changes: object
+) -> ConnectError:
     with pytest.raises(ConnectError) as caught:
         connect(target(sshd, **changes), known, policy, timeout_s=2).close()
     return caught.value

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +19,9 @@ from msgspec import Struct
 from opsbook.errors import UsageError
 
 FILE = "opsbook.toml"
+_TOP = ("archive", "runbooks", "parallel", "max_fail", "command_timeout")
+_SSH = ("host_keys", "connect_timeout")
+_VARIABLES = [name.upper() for name in (*_TOP, *_SSH, "inventory", "known_hosts")]
 
 
 class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     archive: str = "archive"
     inventory: tuple[str, ...] = ()
     runbooks: str = "runbooks"
-    parallel: int = 64
+    parallel: Annotated[int, msgspec.Meta(ge=1)] = 64
     max_fail: str = "0"
     command_timeout: str = "30m"
     ssh: SshSettings = SshSettings()
@@ -52,11 +55,12 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
     folder = Path.cwd() if start is None else start
     file = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
     values = _read(file) if file else {}
-    _from_environ(values, environ)
+    variables = _from_environ(values, environ)
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{file or 'OPSBOOK_*'}: {error}", _guess(str(error))) from None
+        sources = ", ".join((*([str(file)] if file else []), *variables))
+        raise UsageError(f"{sources}: {error}", _guess(str(error))) from None
     if settings.ssh.host_keys not in {"", "strict", "accept-new", "off"}:
         raise UsageError(f"host_keys is {settings.ssh.host_keys!r}", "strict, accept-new or off")
     return settings
@@ -66,7 +70,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from error
+        raise UsageError(f"{file}: {error}", 'it is a TOML file, such as: inventory = "hosts.ini"') from error
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
     for key in ("archive", "runbooks", "inventory"):
@@ -80,21 +84,22 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Lay the variables over the file's values."""
-    for name in ("archive", "runbooks", "parallel", "max_fail", "command_timeout"):
+def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Lay the variables over the file's values; return the names of those that are set."""
+    for name in _TOP:
         if environ.get(f"OPSBOOK_{name.upper()}"):
             values[name] = environ[f"OPSBOOK_{name.upper()}"]
     if environ.get("OPSBOOK_INVENTORY"):
         values["inventory"] = environ["OPSBOOK_INVENTORY"].split(os.pathsep)
     ssh = dict(values.get("ssh") or {})
-    for name in ("host_keys", "connect_timeout"):
+    for name in _SSH:
         if environ.get(f"OPSBOOK_{name.upper()}"):
             ssh[name] = environ[f"OPSBOOK_{name.upper()}"]
     if environ.get("OPSBOOK_KNOWN_HOSTS"):
         ssh["known_hosts"] = environ["OPSBOOK_KNOWN_HOSTS"].split(os.pathsep)
     if ssh:
         values["ssh"] = ssh
+    return [f"OPSBOOK_{name}" for name in _VARIABLES if environ.get(f"OPSBOOK_{name}")]
 
 
 def _listed(value: Any) -> Any:

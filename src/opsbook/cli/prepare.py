@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from opsbook import inventory as inventories
 from opsbook.config import Settings, load_settings
 from opsbook.errors import InventoryError, UsageError
 from opsbook.execution.runner import RunRequest
+from opsbook.inventory.load import load, read_values
+from opsbook.inventory.pattern import select
 from opsbook.model.amount import parse_duration, parse_share
 from opsbook.model.message import RunOptions
 from opsbook.model.target import Inventory, JsonValue
@@ -29,12 +30,12 @@ def given_parameters(params: Any) -> dict[str, str]:
         if not equals:
             raise UsageError(f"-p {text!r} is not name=value", "such as -p stack=prod")
         if name in given:
-            raise UsageError(f"parameter {name!r} is given twice")
+            raise UsageError(f"parameter {name!r} is given twice", "keep one -p of each name")
         given[name] = value
     return given
 
 
-def read_values(files: Any) -> dict[str, JsonValue]:
+def file_parameters(files: Any) -> dict[str, JsonValue]:
     """Read `-f` files; a later one wins.
 
     Raises:
@@ -42,14 +43,14 @@ def read_values(files: Any) -> dict[str, JsonValue]:
     """
     values: dict[str, JsonValue] = {}
     for file in files:
-        values |= inventories.read_values(file)
+        values |= read_values(file)
     return values
 
 
 def read_inventory(settings: Settings, files: tuple[Path, ...]) -> Inventory | None:
     """Return the inventory of the flags, else of the settings; None when there is none."""
     sources = list(files) or [Path(source) for source in settings.inventory]
-    return inventories.load(sources) if sources else None
+    return load(sources) if sources else None
 
 
 def request_for(
@@ -82,22 +83,14 @@ def request_for(
             else "-t is given and there is no inventory",
             "give one with -i, or set `inventory` in opsbook.toml",
         )
-    limit = settings.max_fail if max_fail is None else max_fail
-    parse_share(limit, of=1)
+    chosen_keys = host_keys or settings.ssh.host_keys or ("accept-new" if terminal else "strict")
     return RunRequest(
         runbook=runbook,
         binding=binding,
         inventory=inventory,
         pattern=pattern,
         selected=selected_names(inventory, pattern),
-        options=RunOptions(
-            parallel=parallel or settings.parallel,
-            max_fail=limit,
-            host_keys=host_keys or settings.ssh.host_keys or ("accept-new" if terminal else "strict"),
-            known_hosts=settings.ssh.known_hosts,
-            connect_timeout_s=parse_duration(settings.ssh.connect_timeout),
-            command_timeout_s=parse_duration(settings.command_timeout),
-        ),
+        options=_options(settings, parallel=parallel, max_fail=max_fail, host_keys=chosen_keys),
         archive=(archive or Path(settings.archive)).absolute(),
         argv=tuple(sys.argv),
         reason=reason,
@@ -106,9 +99,23 @@ def request_for(
     )
 
 
+def _options(settings: Settings, *, parallel: int | None, max_fail: str | None, host_keys: str) -> RunOptions:
+    """Lay the flags over the settings."""
+    limit = settings.max_fail if max_fail is None else max_fail
+    parse_share(limit, of=1)  # wrong here is better than wrong in the middle of a run
+    return RunOptions(
+        parallel=settings.parallel if parallel is None else parallel,
+        max_fail=limit,
+        host_keys=host_keys,
+        known_hosts=settings.ssh.known_hosts,
+        connect_timeout_s=parse_duration(settings.ssh.connect_timeout),
+        command_timeout_s=parse_duration(settings.command_timeout),
+    )
+
+
 def selected_names(inventory: Inventory | None, pattern: str | None) -> tuple[str, ...]:
     """Return the names of the targets a run is given."""
     if inventory is None:
         return ()
-    chosen = inventory.targets if pattern is None else inventories.select(inventory, pattern)
+    chosen = inventory.targets if pattern is None else select(inventory, pattern)
     return tuple(target.name for target in chosen)

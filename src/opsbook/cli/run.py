@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from opsbook.cli.prepare import given_parameters, read_values, request_for
+from opsbook.cli.prepare import file_parameters, given_parameters, request_for
 from opsbook.cli.screen import is_terminal, message_console, result_console
 from opsbook.cli.view import Questions, choose_view
 from opsbook.execution.runner import RunRequest
@@ -43,7 +43,7 @@ def command(runbook: Path, *, as_json: bool, quiet: bool, **flags: Any) -> int:
     targets, 5 the archive could not be written, 6 unknown, 124 timed out, 128+N stopped by signal N.
     """
     read = read_runbook(runbook)
-    values, texts = read_values(flags.pop("files")), given_parameters(flags.pop("params"))
+    values, texts = file_parameters(flags.pop("files")), given_parameters(flags.pop("params"))
     watched = is_terminal(sys.stderr) and is_terminal(sys.stdin)
     request = request_for(read, values=values, texts=texts, terminal=watched, **flags)
     return run_and_show(request, as_json=as_json, quiet=quiet)

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from opsbook import inventory as inventories
 from opsbook.cli.prepare import read_inventory
 from opsbook.cli.screen import result_console
 from opsbook.config import load_settings
 from opsbook.errors import InventoryError
+from opsbook.inventory.pattern import select
 from opsbook.report.terminal import print_targets
 
 
@@ -25,7 +25,7 @@ def command(pattern: str, *, files: tuple[Path, ...], as_json: bool) -> None:
     inventory = read_inventory(load_settings(), files)
     if inventory is None:
         raise InventoryError("there is no inventory", "give one with -i, or set `inventory` in opsbook.toml")
-    targets = inventories.select(inventory, pattern)
+    targets = select(inventory, pattern)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(targets) + b"\n")
     else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opsbook.fleet.fleet import Fleet
 
 _SHOWN_LINES = 12
+_UNFOLDED_LINES = 3
 _COLOURS = {TargetState.OK: "#1a7f37", TargetState.SKIPPED: "#6e7781", TargetState.NOT_RUN: "#6e7781"}
 
 

@@ -15,11 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from opsbook import inventory as inventories
 from opsbook.config import load_settings
 from opsbook.errors import InventoryError
 from opsbook.fleet.channel import ChannelClient
 from opsbook.fleet.pool import Pool
+from opsbook.inventory.pattern import select
 from opsbook.model.amount import parse_duration
 from opsbook.model.event import Event, Intent
 from opsbook.model.message import CHANNEL_VARIABLE, RunOptions
@@ -74,7 +74,7 @@ class Session:
         """
         if self._inventory is None:
             raise InventoryError("this runbook asks for targets and there is no inventory", "give one with -i")
-        named = inventories.select(self._inventory, "all" if pattern is None else pattern)
+        named = select(self._inventory, "all" if pattern is None else pattern)
         return tuple(target for target in named if self._selected is None or target.name in self._selected)
 
     def next_call(self) -> int:
@@ -143,6 +143,8 @@ def _from_runner(channel: ChannelClient) -> Session:
 
 
 def _from_settings() -> Session:
+    from opsbook.inventory.load import load  # noqa: PLC0415  under a runner the inventory comes over the channel
+
     settings = load_settings()
     options = RunOptions(
         parallel=settings.parallel,
@@ -153,5 +155,5 @@ def _from_settings() -> Session:
         command_timeout_s=parse_duration(settings.command_timeout),
     )
     sources = [Path(source) for source in settings.inventory]
-    inventory = inventories.load(sources) if sources else None
+    inventory = load(sources) if sources else None
     return Session(inventory=inventory, selected=None, options=options, channel=None)

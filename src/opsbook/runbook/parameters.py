@@ -45,8 +45,9 @@ def read_parameters(source: str) -> tuple[ParameterSpec, ...]:
     try:
         tree = ast.parse(plain)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
-        raise ParameterError(f"the parameters cell is not valid Python{line}: {error}") from None
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+        message = f"the parameters cell is not valid Python: {where}"
+        raise ParameterError(message, "it declares, such as stack: str = 'dev'  # Stack to patch") from None
     comments = _comments(plain)
     specs: dict[str, ParameterSpec] = {}
     for node in tree.body:

@@ -1,0 +1,48 @@
+# Everything is set up by itself, in .venv: `make demo` and `make test` need Python 3.11 or newer, and nothing else.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= 2
+
+.PHONY: demo test lint bench soak lock clean
+
+demo: $(READY)  ## start an SSH fleet on loopback and patch it
+	$(BIN)/opsbook demo
+
+test: $(READY) sshd  ## all tests but the long ones
+	$(BIN)/pytest -n $(JOBS)
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+bench: $(READY) sshd  ## speed, as ratios against peers in the same run
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/fanout.py
+
+soak: $(READY) sshd  ## the long tests
+	$(BIN)/pytest -m soak -n $(JOBS) --timeout 3600
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: sshd
+sshd:  # the tests run against a real sshd; Debian's is installed when it may be
+	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || { \
+	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server procps >/dev/null; } || { \
+	  echo "error: the tests need sshd; install the package openssh-server" >&2; exit 2; }
+
+lock:  ## pin every dependency, with hashes and without addresses
+	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
