@@ -28,7 +28,7 @@ def code(source: str, *tags: str, cell_id: str = "", **metadata: Any) -> JsonObj
     text = textwrap.dedent(source).strip("\n")
     meta: JsonObject = {**metadata, **({"tags": list(tags)} if tags else {})}
     made = {"cell_type": "code", "metadata": meta, "source": text, "outputs": [], "execution_count": None}
-    return {**made, "id": cell_id or "c" + re.sub(r"[^a-z0-9]", "", text.lower())[:20]}
+    return {**made, "id": cell_id or "code-" + re.sub(r"[^a-z0-9]", "", text.lower())[:20]}
 
 
 def prose(text: str) -> JsonObject:
@@ -38,7 +38,7 @@ def prose(text: str) -> JsonObject:
         "cell_type": "markdown",
         "metadata": {},
         "source": plain,
-        "id": "m" + re.sub(r"[^a-z0-9]", "", plain.lower())[:20],
+        "id": "prose-" + re.sub(r"[^a-z0-9]", "", plain.lower())[:20],
     }
 
 
@@ -53,7 +53,7 @@ LOAD = code("%load_ext opsbook", cell_id="load")
 def notebook_text(cells: Iterable[JsonObject], /, *, kernel: str = "python3", **changes: Any) -> str:
     """Return a notebook's JSON. Cells alike get ids apart."""
     numbered = [
-        {**cell, "id": f"{cell['id']}-{index}" if cell["id"][0] in "cm" else cell["id"]}
+        {**cell, "id": f"{cell['id']}-{index}" if cell["id"].startswith(("code-", "prose-")) else cell["id"]}
         for index, cell in enumerate(cells)
     ]
     spec = {"name": kernel, "display_name": kernel, "language": "python"}

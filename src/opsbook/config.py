@@ -30,7 +30,7 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     host_keys: str = ""
     """`strict`, `accept-new` or `off`; empty: accept-new on a terminal, else strict."""
     known_hosts: tuple[str, ...] = ()
-    connect_timeout: str = "10s"
+    connect_timeout: str | float = "10s"
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,8 +40,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inventory: tuple[str, ...] = ()
     runbooks: str = "runbooks"
     parallel: Annotated[int, msgspec.Meta(ge=1)] = 64
-    max_fail: str = "0"
-    command_timeout: str = "30m"
+    max_fail: str | int = "0"
+    command_timeout: str | float = "30m"
     ssh: SshSettings = SshSettings()
 
 
@@ -91,7 +91,10 @@ def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> list[st
             values[name] = environ[f"OPSBOOK_{name.upper()}"]
     if environ.get("OPSBOOK_INVENTORY"):
         values["inventory"] = environ["OPSBOOK_INVENTORY"].split(os.pathsep)
-    ssh = dict(values.get("ssh") or {})
+    ssh = values.get("ssh", {})
+    if not isinstance(ssh, dict):
+        return []  # the file's own mistake is told first
+    ssh = dict(ssh)
     for name in _SSH:
         if environ.get(f"OPSBOOK_{name.upper()}"):
             ssh[name] = environ[f"OPSBOOK_{name.upper()}"]
@@ -109,7 +112,12 @@ def _listed(value: Any) -> Any:
 def _absolute(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
-    return str(folder / Path(value).expanduser()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return str(folder / Path(value).expanduser())
+    except RuntimeError as error:
+        raise UsageError(f"{value}: {error}", "write the path out") from error
 
 
 def _guess(sentence: str) -> str:

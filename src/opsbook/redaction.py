@@ -8,13 +8,17 @@ it is shown. Limits: it works on whole strings, so a value torn over two of them
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 import shlex
 from collections.abc import Callable
+from enum import Enum
 from threading import Lock
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from opsbook.errors import SecretError
 
@@ -22,6 +26,10 @@ MASK = "***"
 SHORTEST = 4
 """A shorter value would mask ordinary text all over (SEMANTICS 27)."""
 
+STRUCTURE = frozenset(
+    ("run_id", "cell_id", "id", "call", "digest", "kind", "target", "targets", "selected", "waves")
+) | {*("stream", "signal", "results", "sha256", "name", "tags", "boot_id", "secrets", "versions")}
+"""Fields of our own Structs whose text holds things together: names and ids, not what anybody wrote or printed."""
 SCHEMES = ("env", "file", "cmd", "vault", "prompt")
 
 
@@ -64,9 +72,10 @@ class Secret:
 
 def _forms(value: str) -> set[str]:
     """List the ways `value` may appear in text: itself, quoted, escaped, encoded, and each line of it."""
-    raw = value.encode()
+    raw = value.encode("utf-8", "surrogateescape")
     forms = {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    forms |= {shlex.quote(value), quote(value, safe=""), raw.hex()}
+    forms |= {shlex.quote(value), quote(raw, safe=""), raw.hex()}
+    forms |= {html.escape(form, quote=quoted) for form in tuple(forms) for quoted in (True, False)}
     for shift in range(3):
         # base64 of the value inside a longer text depends on where it starts, modulo three bytes;
         # the characters at both ends also depend on the neighbours, so only the middle is certain
@@ -97,18 +106,35 @@ class Redactor:
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def text(self, text: str) -> str:
-        """Return `text` with every known value masked."""
+        """Return `text` with every known value masked, and what is not Unicode replaced."""
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode()
         pattern = self._pattern
         return text if pattern is None else pattern.sub(MASK, text)
 
-    def tree(self, value: Any) -> Any:
-        """Return a JSON tree with every string in it masked, keys included; its structure is never touched."""
-        if self._pattern is None:
-            return value
+    def clean(self, value: Any) -> Any:
+        """Return a value with all free text in it masked: in mappings (keys too), in lists, and in Structs.
+
+        What holds a Struct together is never touched, or a secret such as `failed` would change what a record says:
+        enumerations, numbers, times, and the names and ids in the fields of `STRUCTURE`.
+        """
         if isinstance(value, str):
-            return self.text(value)
+            return value if isinstance(value, Enum) else self.text(value)
+        if isinstance(value, msgspec.Struct):
+            fields = {name: getattr(value, name) for name in value.__struct_fields__}
+            changed = {
+                name: self._clean_named(item) if name in STRUCTURE else self.clean(item)
+                for name, item in fields.items()
+            }
+            return msgspec.structs.replace(value, **changed)
         if isinstance(value, dict):
-            return {self.text(key) if isinstance(key, str) else key: self.tree(item) for key, item in value.items()}
+            return {self.clean(key): self.clean(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.tree(item) for item in value]
+            return type(value)(map(self.clean, value))
         return value
+
+    def _clean_named(self, value: Any) -> Any:
+        """Leave names as they are; what stands under them is free text again."""
+        if isinstance(value, dict):
+            return {key: self.clean(item) for key, item in value.items()}
+        return self.clean(value) if isinstance(value, msgspec.Struct) else value

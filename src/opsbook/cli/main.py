@@ -66,12 +66,16 @@ def cli(*, debug: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit with its code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before we began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  for the process's life
     code = _run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        # whoever read our output is gone: that is no failure, and Python must not print one at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            # whoever read this is gone: that is no failure of ours, and Python must not print one at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     sys.exit(code)
 
 

@@ -105,7 +105,7 @@ def _options(settings: Settings, *, parallel: int | None, max_fail: str | None, 
     parse_share(limit, of=1)  # wrong here is better than wrong in the middle of a run
     return RunOptions(
         parallel=settings.parallel if parallel is None else parallel,
-        max_fail=limit,
+        max_fail=str(limit),
         host_keys=host_keys,
         known_hosts=settings.ssh.known_hosts,
         connect_timeout_s=parse_duration(settings.ssh.connect_timeout),

@@ -59,10 +59,10 @@ def run_and_show(request: RunRequest, *, as_json: bool, quiet: bool) -> int:
     )
     record = finished.record
     copy = finished.folder.copy if finished.folder.copy.is_file() else None
-    if as_json:
-        with suppress(OSError, ValueError):  # nobody reads it: that is not the run's failure
+    with suppress(OSError, ValueError):  # nobody reads it, or there is no room for it: not the run's failure
+        if as_json:
             sys.stdout.buffer.write(record_document(record, copy=copy))
-            sys.stdout.flush()
-    elif not (quiet and record.exit_code == 0):
-        print_summary(summarise(record, copy=copy), result_console())
+        elif not (quiet and record.exit_code == 0):
+            print_summary(summarise(record, copy=copy), result_console())
+        sys.stdout.flush()
     return record.exit_code or 0

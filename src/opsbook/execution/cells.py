@@ -44,6 +44,16 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         self._cell_id = ""
         self.timeout_func = lambda _: ALWAYS_S if self._broken or self._run.stopped else None
 
+    def execute(self, **options: Any) -> Any:
+        """Run all cells (papermill's entry). The kernel is asked for its language first: later it may be dead."""
+        self.reset_execution_trackers()
+        with self.setup_kernel(**options):
+            info = self.wait_for_reply(self.kc.kernel_info())
+            self.nb.metadata["language_info"] = info["content"]["language_info"]
+            self.papermill_execute_cells()
+            self.set_widgets_metadata()
+        return self.nb
+
     def papermill_execute_cells(self) -> None:
         """Go through the cells (papermill's hook)."""
         for index, cell in enumerate(self.nb.cells):

@@ -27,6 +27,8 @@ from opsbook.redaction import Redactor
 
 _BATCH = 1000
 _QUEUE = 10_000
+_PATIENCE_S = 2.0
+"""Seconds an observer may hold the recorder up, once."""
 
 
 class _Item(Struct, frozen=True, kw_only=True):
@@ -108,23 +110,33 @@ class Recorder:
 
     def _record(self, items: list[_Item]) -> None:
         """Write a batch, sync if anyone asked for it, then tell."""
-        kept = [item.event for item in items if item.event is not None and not isinstance(item.event, TargetOutput)]
-        said = [item.event for item in items if isinstance(item.event, TargetOutput)]
-        entries: list[Entry] = []
+        events = [item.event for item in items if item.event is not None]
+        seen: list[Entry] = []
         if not self.failure:
             try:
-                self._log_hosts(said)
-                entries = self._journal.append(kept, durable=any(item.durable for item in items))
+                seen = self._write(events, durable=any(item.durable for item in items))
             except ArchiveError as error:
                 self.failure = str(error)
-        for entry in entries:
-            self.fold.apply(entry)
+            except Exception as error:  # noqa: BLE001  without this thread everybody who waits for it would hang
+                self.failure = f"the journal cannot be written: {type(error).__name__}: {error}"
         for item in items:
             if item.done is not None:
-                item.done(self.failure)
+                with suppress(Exception):  # whoever asked may be gone
+                    item.done(self.failure)
         for pump in self._pumps:
-            for entry in (*map(self._unrecorded, said), *entries):
+            for entry in seen:
                 pump.push(entry)
+
+    def _write(self, events: list[Event], *, durable: bool) -> list[Entry]:
+        """Write a batch and fold it in; return its entries in the order things happened, for the observers."""
+        said = [event for event in events if isinstance(event, TargetOutput)]
+        kept = [event for event in events if not isinstance(event, TargetOutput)]
+        self._log_hosts(said)
+        entries = self._journal.append(kept, durable=durable)
+        for entry in entries:
+            self.fold.apply(entry)
+        recorded = iter(entries)
+        return [self._unrecorded(e) if isinstance(e, TargetOutput) else next(recorded) for e in events]
 
     def _log_hosts(self, said: list[TargetOutput]) -> None:
         """Append what targets said to their logs."""
@@ -139,36 +151,39 @@ class Recorder:
 
     def _unrecorded(self, output: TargetOutput) -> Entry:
         """Return target output as an entry for observers: it has no number, because the journal does not hold it."""
-        clean = TargetOutput(
-            call=output.call, target=output.target, stream=output.stream, text=self._redactor.text(output.text)
-        )
-        return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=clean)
+        return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=self._redactor.clean(output))
 
 
 class _Pump:
-    """Carries entries to one observer on a thread of its own."""
+    """Carries entries to one observer on a thread of its own; gives up on one that hangs."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
+        self._hangs = False
         self._queue: queue.Queue[Entry | None] = queue.Queue(_QUEUE)
         self._thread = threading.Thread(target=self._work, name="opsbook-observer", daemon=True)
         self._thread.start()
 
     def push(self, entry: Entry) -> None:
-        """Hand an entry on; output is dropped when the observer cannot keep up, anything else waits for it."""
-        with suppress(queue.Full):  # a view that hangs must not hold the run; the journal has it all
-            self._queue.put(entry, block=not isinstance(entry.event, TargetOutput | CellOutput), timeout=5)
+        """Hand an entry on; output is dropped when the observer cannot keep up, anything else waits for it once."""
+        if self._hangs:
+            return
+        is_output = isinstance(entry.event, TargetOutput | CellOutput)
+        try:
+            self._queue.put(entry, block=not is_output, timeout=_PATIENCE_S)
+        except queue.Full:
+            self._hangs = not is_output  # a view that hangs must not hold the run; the journal has it all
 
     def close(self) -> None:
         """Let the observer see what waits, then say goodbye."""
-        try:
-            self._queue.put(None, timeout=5)
-        except queue.Full:
-            return
-        self._thread.join(5)
+        if not self._hangs:
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=_PATIENCE_S)
+                self._thread.join(_PATIENCE_S)
 
     def _work(self) -> None:
         while (entry := self._queue.get()) is not None:
             with suppress(Exception):  # an observer's error is its own: it never reaches the run
                 self._observer.observe(entry)
-        self._observer.close()
+        with suppress(Exception):
+            self._observer.close()

@@ -235,11 +235,19 @@ class _Run:
             refused=self._state.refused if self._state else "",
         )
         self._recorder.settle()
-        judged = self._recorder.fold.judge(ending)
-        self._recorder.submit(RunEnded(status=judged.status, exit_code=judged.exit_code, reason=judged.reason))
+        record = self._judged(ending)
+        try:
+            self._copy.finish(record)
+        except ArchiveError as error:  # the record is small: it may still fit where the copy did not
+            record = self._judged(replace(ending, archive=str(error)))
+        ended = RunEnded(status=record.status, exit_code=record.exit_code or 0, reason=record.reason)
+        self._recorder.submit(ended)
         self._recorder.close()
-        record = self._recorder.fold.record(judged, datetime.now(UTC))
-        clean = msgspec.convert(self._redactor.tree(msgspec.to_builtins(record)), RunRecord)
-        self._copy.finish(clean)
-        write_whole(self._folder.record, msgspec.json.encode(clean))
-        return FinishedRun(record=clean, folder=self._folder)
+        write_whole(self._folder.record, msgspec.json.encode(record))
+        return FinishedRun(record=record, folder=self._folder)
+
+    def _judged(self, ending: Ending) -> RunRecord:
+        """Return the record of the run, ended like this, redacted."""
+        fold = self._recorder.fold
+        record: RunRecord = self._redactor.clean(fold.record(fold.judge(ending), datetime.now(UTC)))
+        return record

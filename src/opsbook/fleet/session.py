@@ -148,7 +148,7 @@ def _from_settings() -> Session:
     settings = load_settings()
     options = RunOptions(
         parallel=settings.parallel,
-        max_fail=settings.max_fail,
+        max_fail=str(settings.max_fail),
         host_keys=settings.ssh.host_keys or "strict",
         known_hosts=settings.ssh.known_hosts,
         connect_timeout_s=parse_duration(settings.ssh.connect_timeout),

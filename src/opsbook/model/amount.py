@@ -15,7 +15,7 @@ import re
 from opsbook.errors import UsageError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 
 def parse_duration(text: str | float) -> float:
@@ -29,7 +29,7 @@ def parse_duration(text: str | float) -> float:
     else:
         word = text.strip()
         parts = _PART.findall(word)
-        if word.replace(".", "", 1).isdigit():
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", word):
             seconds = float(word)
         elif parts and "".join(number + unit for number, unit in parts) == word:
             seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -46,7 +46,7 @@ def parse_share(text: str | int, *, of: int) -> int:
     Raises:
         UsageError: it is neither.
     """
-    match = re.fullmatch(r"\s*(\d+)\s*(%?)\s*", str(text))
+    match = re.fullmatch(r"\s*([0-9]{1,9})\s*(%?)\s*", str(text))
     if not match:
         raise UsageError(f"{text!r} is neither a number nor a percentage", "such as 2 or 10%")
     return of * int(match[1]) // 100 if match[2] else int(match[1])

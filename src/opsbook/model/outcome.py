@@ -54,8 +54,10 @@ def outcome(
             exit_code=ExitCode.SIGNAL + ending.signal,
             reason=f"stopped by {name}",
         )
+    overdue = next((cell.label for cell in cells if cell.state is CellState.TIMED_OUT), "")
     ends = (
         (ending.timed_out, RunState.TIMED_OUT, ExitCode.TIMED_OUT, "the run timed out"),
+        (overdue, RunState.TIMED_OUT, ExitCode.TIMED_OUT, f'cell "{overdue}" did not end in time'),
         (ending.not_started, RunState.FAILED, ExitCode.USAGE, ending.not_started),
         (ending.internal, RunState.FAILED, ExitCode.INTERNAL, ending.internal),
         (ending.archive, RunState.FAILED, ExitCode.ARCHIVE, ending.archive),
@@ -74,11 +76,11 @@ def _judge(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], en
     broken = [cell for cell in cells if cell.state not in {CellState.OK, CellState.SKIPPED}]
     if ending.kernel_lost:
         return Outcome(status=RunState.LOST, exit_code=ExitCode.UNKNOWN, reason=ending.kernel_lost)
+    if any(cell.state is CellState.LOST for cell in broken):
+        return Outcome(status=RunState.LOST, exit_code=ExitCode.UNKNOWN, reason="the kernel was lost")
     if lost:
         reason = f"the link to {name_ranges(lost)} was lost; what was sent may still be running there"
-        return Outcome(status=RunState.FAILED, exit_code=ExitCode.UNKNOWN, reason=reason)
-    if any(cell.state is CellState.TIMED_OUT for cell in broken):
-        return Outcome(status=RunState.TIMED_OUT, exit_code=ExitCode.TIMED_OUT, reason="a cell timed out")
+        return Outcome(status=RunState.LOST, exit_code=ExitCode.UNKNOWN, reason=reason)
     if not bad and not broken:
         return Outcome(status=RunState.SUCCEEDED, exit_code=ExitCode.SUCCEEDED)
     by_fleet = all(
@@ -93,7 +95,7 @@ def _judge(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], en
 def _reason(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], bad: Mapping[str, TargetOutcome]) -> str:
     """Say in one sentence what failed: the cell that raised, and how many targets."""
     failed = next((cell for cell in cells if cell.state is CellState.FAILED), None)
-    unproven = next((cell for cell in cells if cell.state is not CellState.OK), None)
+    unproven = next((cell for cell in cells if cell.state not in {CellState.OK, CellState.SKIPPED}), None)
     if failed is not None and failed.error is not None:
         if failed.error.name == "FleetError":
             return failed.error.text.partition("\n")[0]

@@ -83,7 +83,7 @@ class TargetOutcome(Struct, frozen=True, kw_only=True):
     cell_id: str | None = None
     """The cell in which it came to this state."""
     duration_s: float = 0.0
-    """Seconds spent working on this target, over all calls."""
+    """Seconds spent working on this target, over all calls that count."""
 
 
 class RunTargets(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import datetime as dt
+import re
 from types import GenericAlias
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -44,6 +45,8 @@ _LABELS = {
 }
 
 
+PLAIN_TYPES = frozenset({"str", "int", "float", "bool", "list", "dict"})
+"""The types a literal default can speak for when there is no annotation."""
 KNOWN_TYPES = (
     'str, int, float, bool, date, datetime, time, list[...], dict[...], Literal["a", "b"], Annotated, Secret, X | None'
 )
@@ -59,9 +62,17 @@ def read_annotation(source: str) -> Any:
         ValueError: it is not one of the known types.
     """
     try:
-        return _type(ast.parse(source, mode="eval").body)
-    except (KeyError, TypeError, SyntaxError, IndexError) as error:
+        kind = _type(ast.parse(source, mode="eval").body)
+        msgspec.json.Decoder(kind)  # refuses what nothing could be converted to, such as `date | str`
+    except (KeyError, TypeError, SyntaxError, IndexError, AttributeError, re.error) as error:
         raise ValueError(source) from error
+    if kind is not Secret and _holds_secret(kind):
+        raise ValueError(source)  # a secret stands alone: a reference in a list would not be seen as one
+    return kind
+
+
+def _holds_secret(kind: Any) -> bool:
+    return kind is Secret or any(map(_holds_secret, get_args(kind)))
 
 
 def _type(node: ast.expr) -> Any:
@@ -109,6 +120,7 @@ def _bound(text: str) -> msgspec.Meta:
             return msgspec.Meta(ge=limit) if text[0] == ">" else msgspec.Meta(le=limit)
     except ValueError:
         pass
+    re.compile(text)
     return msgspec.Meta(pattern=f"^(?:{text})$")
 
 
@@ -117,17 +129,19 @@ def _number(text: str) -> int | float:
     return float(text) if "." in text else int(text)
 
 
-def label(kind: Any, annotation: str | None) -> str:
+def label(kind: Any) -> str:
     """Say a type as a person would."""
     if get_origin(kind) is Literal:
         return " | ".join(str(value) for value in get_args(kind))
     if get_origin(kind) is Annotated:
-        base, *bounds = get_args(kind)
-        text = (annotation or "").partition(",")[2].strip(" ]'\"")
-        return f"{label(base, None)} ({text})" if bounds and text else label(base, None)
+        base, bound = get_args(kind)[:2]
+        if bound.pattern:
+            return f"{label(base)} ({bound.pattern[4:-2]})"
+        low, high = ("" if end is None else f"{end}" for end in (bound.ge, bound.le))
+        return f"{label(base)} ({low}..{high})"
     if get_origin(kind) is Union:
-        return " or ".join("none" if part is type(None) else label(part, None) for part in get_args(kind))
+        return " or ".join("none" if part is type(None) else label(part) for part in get_args(kind))
     origin = get_origin(kind)
     if origin in {list, dict} and get_args(kind)[-1] is not Any:
-        return f"{_LABELS[origin.__name__]} of {label(get_args(kind)[-1], None)}"
+        return f"{_LABELS[origin.__name__]} of {label(get_args(kind)[-1])}"
     return _LABELS.get(getattr(origin or kind, "__name__", "Any"), "any")

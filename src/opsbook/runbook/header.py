@@ -7,11 +7,11 @@ paragraph that opens with a bold word (`**Purpose.** …`). Nothing here is exec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$")
+_HEADING = re.compile(r"^(#{1,6})\s+(.+?)(?:\s+#+)?\s*$")
 _BOLD = re.compile(r"^\*\*([^*]+?)[.:]?\*\*[.:]?\s*(.*)$")
 
 
@@ -38,8 +38,8 @@ def read_header(prose: Iterable[str]) -> Header:
     """
     title, name = "", ""
     sections: dict[str, str] = {}
-    for line in "\n\n".join(prose).splitlines():
-        heading, bold = _HEADING.match(line), _BOLD.match(line)
+    for line, is_text in _lines("\n\n".join(prose)):
+        heading, bold = (_HEADING.match(line), _BOLD.match(line)) if is_text else (None, None)
         if heading and len(heading[1]) == 1 and not title:
             title, name = heading[2], ""
         elif heading:
@@ -55,10 +55,14 @@ def read_header(prose: Iterable[str]) -> Header:
 
 def headings(markdown: str) -> list[tuple[int, str]]:
     """List the headings of a markdown text as `(level, text)`, those inside code fences left out."""
-    found, fenced = [], False
+    matches = (_HEADING.match(line) for line, is_text in _lines(markdown) if is_text)
+    return [(len(match[1]), match[2]) for match in matches if match]
+
+
+def _lines(markdown: str) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of a markdown text, and whether each is text: not inside a code fence."""
+    fenced = False
     for line in markdown.splitlines():
-        if line.lstrip().startswith(("```", "~~~")):
-            fenced = not fenced
-        elif not fenced and (match := _HEADING.match(line)):
-            found.append((len(match[1]), match[2]))
-    return found
+        mark = line.lstrip().startswith(("```", "~~~"))
+        fenced ^= mark
+        yield line, not (fenced or mark)

@@ -8,6 +8,7 @@ that run. Knows nothing of kernels and runs.
 from __future__ import annotations
 
 import ast
+import codecs
 import hashlib
 import re
 import stat
@@ -86,7 +87,7 @@ class Cell(Struct, frozen=True, kw_only=True):
     @property
     def fans_out(self) -> bool:
         """Whether its text is an `%%on` cell."""
-        return self.source.lstrip().startswith("%%on")
+        return self.source.split(maxsplit=1)[:1] == ["%%on"]
 
     @property
     def changes(self) -> bool:
@@ -175,6 +176,8 @@ def make_document(runbook: Runbook) -> Document:
         )
         for cell, known in zip(document.cells, runbook.cells, strict=True):
             cell["id"] = known.id
+            if known.kind == "code" and not known.frozen:
+                cell["outputs"], cell["execution_count"] = [], None  # what an earlier run said; this one says its own
         document.nbformat_minor = max(5, document.nbformat_minor)
         document.metadata.setdefault(
             "kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -193,7 +196,7 @@ def _read_bytes(path: Path) -> bytes:
             raise RunbookError(f"{path} is not a regular file", "a runbook is a local .ipynb file")
         if status.st_size > MAX_BYTES:
             raise RunbookError(f"{path} is larger than {MAX_BYTES // 2**20} MiB", "clear its outputs first")
-        return path.read_bytes()
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         near = sorted(other.name for other in path.parent.glob("*.ipynb")) if path.parent.is_dir() else []
         hint = f"notebooks in {path.parent}: {', '.join(near[:6])}" if near else "give the path of a .ipynb file"
@@ -248,12 +251,11 @@ def _label(cells: list[Cell]) -> list[Cell]:
 
 
 def _calls_targets(source: str) -> bool:
-    """Whether Python source calls `targets(...)` or `opsbook.targets(...)`. Source with magics is read line by line."""
-    plain = "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+    """Whether Python source calls `targets(...)` or `opsbook.targets(...)`; by its look where it is IPython's own."""
     try:
-        tree = ast.parse(plain)
+        tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+        return bool(re.search(r"\btargets\s*\(", source))
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

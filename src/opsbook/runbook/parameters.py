@@ -23,7 +23,7 @@ from opsbook.errors import ParameterError
 from opsbook.model.parameter import Binding, ParameterSpec
 from opsbook.model.target import JsonValue
 from opsbook.redaction import SCHEMES, Secret, is_reference
-from opsbook.runbook.annotation import KNOWN_TYPES, label, read_annotation
+from opsbook.runbook.annotation import KNOWN_TYPES, PLAIN_TYPES, label, read_annotation
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 SHELL_NAMES = frozenset(
@@ -41,9 +41,8 @@ def read_parameters(source: str) -> tuple[ParameterSpec, ...]:
     Raises:
         ParameterError: the cell cannot be parsed, or a type is not one opsbook knows.
     """
-    plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
     try:
-        tree = ast.parse(plain)
+        plain, tree = _parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
         message = f"the parameters cell is not valid Python: {where}"
@@ -63,6 +62,15 @@ def read_parameters(source: str) -> tuple[ParameterSpec, ...]:
     return tuple(specs.values())
 
 
+def _parse(source: str) -> tuple[str, ast.Module]:
+    """Parse a cell; lines of IPython's own are left out where Python cannot read them."""
+    try:
+        return source, ast.parse(source)
+    except SyntaxError:
+        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n"))
+        return plain, ast.parse(plain)
+
+
 def _spec(name: str, annotation: str | None, default: str | None, comment: str) -> ParameterSpec:
     if name.startswith(("BASH", "LD_", "OPSBOOK")) or name in SHELL_NAMES:
         raise ParameterError(
@@ -74,7 +82,7 @@ def _spec(name: str, annotation: str | None, default: str | None, comment: str) 
     literal = _literal(default)
     if literal is not UNSET and literal is not None:
         _check(name, literal, kind, origin="its default")
-    return msgspec.structs.replace(spec, type_label=label(kind, annotation), is_secret=kind is Secret)
+    return msgspec.structs.replace(spec, type_label=label(kind), is_secret=kind is Secret)
 
 
 def type_of(spec: ParameterSpec) -> Any:
@@ -92,7 +100,8 @@ def type_of(spec: ParameterSpec) -> Any:
     literal = _literal(spec.default)
     if literal is UNSET or literal is None:
         return Any
-    return read_annotation(type(literal).__name__)
+    name = type(literal).__name__
+    return read_annotation(name if name in PLAIN_TYPES else "Any")
 
 
 def _literal(default: str | None) -> Any:
@@ -137,10 +146,16 @@ def bind(
         flags = " ".join(f"-p {name}=…" for name in missing)
         plural = "s" if len(missing) > 1 else ""
         raise ParameterError(f"missing parameter{plural} {names}", f"{usage(known.values(), runbook)}; give {flags}")
-    defaults = {name: _literal(spec.default) for name, spec in known.items()}
+    defaults = {name: _default(spec) for name, spec in known.items()}
     bound = {name: value for name, value in defaults.items() if value is not UNSET} | given
     secrets = tuple(spec.name for spec in known.values() if spec.is_secret)
     return Binding(given=given, values={name: bound[name] for name in known if name in bound}, secrets=secrets)
+
+
+def _default(spec: ParameterSpec) -> JsonValue:
+    """Return a literal default as JSON types; UNSET when there is none, or it has to be computed."""
+    literal = _literal(spec.default)
+    return literal if literal is None or literal is UNSET else _check(spec.name, literal, type_of(spec))
 
 
 def usage(specs: Iterable[ParameterSpec], runbook: str) -> str:
@@ -199,8 +214,8 @@ def _check(name: str, value: Any, kind: Any, *, lax: bool = False, origin: str =
         )
     _refuse_unstorable(name, value)
     try:
-        fit = msgspec.to_builtins(msgspec.convert(value, kind, strict=not lax))
-    except msgspec.ValidationError as error:
+        fit = msgspec.to_builtins(msgspec.convert(value, kind, strict=not lax), str_keys=True)
+    except (msgspec.ValidationError, TypeError) as error:
         shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."  # noqa: PLR2004  a line is short
         of = f" ({origin})" if origin else ""
         raise ParameterError(f"parameter {name!r}{of}: {shown} is not {_wanted(kind)}", str(error)) from None
@@ -209,7 +224,7 @@ def _check(name: str, value: Any, kind: Any, *, lax: bool = False, origin: str =
 
 
 def _wanted(kind: Any) -> str:
-    wanted = label(kind, None)
+    wanted = label(kind)
     return f"one of {wanted.replace(' | ', ', ')}" if get_origin(kind) is Literal else f"a {wanted}"
 
 

@@ -22,13 +22,19 @@ def resolve(reference: str) -> str:
     Raises:
         SecretError: it cannot be resolved, or its value is too short to be masked safely.
     """
-    scheme, _, place = reference.partition(":")
+    scheme, colon, place = reference.partition(":")
+    if not colon or not place.strip():
+        raise SecretError("a secret is given by reference, not by value", "such as env:NAME, file:PATH, cmd:COMMAND")
     resolvers = {"env": _from_environ, "file": _from_file, "cmd": _from_command}
     if scheme not in resolvers:
         raise SecretError(f"opsbook cannot resolve {scheme}: references", f"known: {', '.join(resolvers)}")
     value = resolvers[scheme](place).removesuffix("\n").removesuffix("\r")
     if len(value) < SHORTEST:
         raise SecretError(f"{reference} is shorter than {SHORTEST} characters and could not be masked safely")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SecretError(f"{reference} is not UTF-8 text") from None
     return value
 
 
@@ -42,8 +48,8 @@ def _from_environ(name: str) -> str:
 def _from_file(place: str) -> str:
     try:
         return Path(place).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    except (OSError, UnicodeDecodeError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text, or not a path"
         raise SecretError(f"cannot read the secret in {place}: {reason}") from None
 
 
@@ -57,5 +63,6 @@ def _from_command(line: str) -> str:
     except subprocess.CalledProcessError as error:
         raise SecretError(f"the secret's command failed with exit code {error.returncode}: {line}") from None
     except (OSError, ValueError) as error:
-        raise SecretError(f"the secret's command cannot be run: {line} ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else "it, or what it prints, is not text"
+        raise SecretError(f"the secret's command cannot be run: {line} ({reason})") from None
     return done.stdout
