@@ -105,7 +105,7 @@ def to_the_third_wave():
     entries.append(entry(12, output(3, "web08", "Reading database ...\n")))
     entries.append(entry(13, ended(3, "web08")))
     entries += [
-        entry(14, ended(3, name, TargetState.FAILED, exit_code=100, stderr=LOCK, reason="exit 100"))
+        entry(14, ended(3, name, TargetState.FAILED, exit_code=100, stderr=LOCK))
         for name in ("db02", "db03")
     ]
     entries.append(entry(20, output(3, "web11", "Setting up libssl3 (3.0.17) ...\n10%\r\x1b[32m20%\x1b[0m\n")))
@@ -279,7 +279,7 @@ def test_a_ci_log_has_one_line_for_each_thing_that_happened():
             ended(1, "db02", TargetState.UNREACHABLE, reason="no route to host"),
             "target db02 unreachable: no route to host",
         ),
-        (ended(1, "db02", TargetState.FAILED, exit_code=1, reason="exit 1"), "target db02 failed exit 1"),
+        (ended(1, "db02", TargetState.FAILED, exit_code=1), "target db02 failed exit 1"),
         (
             ended(1, "db02", TargetState.TIMED_OUT, stderr="x", reason="30:00 passed"),
             "target db02 timed out: 30:00 passed",

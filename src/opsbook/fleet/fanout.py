@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from opsbook.errors import ChannelError, ConnectError, RefusedError
 from opsbook.fleet.limit import Limit
@@ -187,17 +187,7 @@ class Fanout:
         except ChannelError as error:
             self._give_up(error)
             return
-        made = TargetResult(
-            target=target.name,
-            state=result.state,
-            exit_code=result.exit_code,
-            signal=result.signal,
-            reason=result.reason,
-            stdout=result.stdout,
-            stderr=result.stderr,
-            truncated=result.truncated,
-            duration_s=seconds,
-        )
+        made = TargetResult(target=target.name, duration_s=seconds, **asdict(result))
         with self._changed:
             self._results[target.name] = made
             self._open.discard(target.name)
@@ -219,18 +209,12 @@ class Fanout:
             call=self.number,
             cell_id=self.cell_id,
             target=target.name,
-            state=result.state,
             kind=self.operation.kind,
             digest=self.operation.digest(target),
-            exit_code=result.exit_code,
-            signal=result.signal,
-            reason=result.reason,
             duration_s=round(seconds, 3),
-            stdout=result.stdout,
-            stderr=result.stderr,
-            truncated=result.truncated,
             read_only=self.operation.read_only,
             counted=self.options.counted,
+            **asdict(result),
         )
 
     def _count_failure(self, target: Target) -> None:

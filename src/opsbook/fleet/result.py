@@ -9,10 +9,9 @@ import html
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from opsbook.model.outcome import count_states, group_results, name_ranges
+from opsbook.model.outcome import count_states, group_results, name_ranges, telling_line
 from opsbook.model.target import TargetState
+from opsbook.ssh.result import CommandResult
 
 if TYPE_CHECKING:
     from opsbook.fleet.fleet import Fleet
@@ -22,17 +21,10 @@ _UNFOLDED_LINES = 3
 _COLOURS = {TargetState.OK: "#1a7f37", TargetState.SKIPPED: "#6e7781", TargetState.NOT_RUN: "#6e7781"}
 
 
-class TargetResult(Struct, frozen=True, kw_only=True):
-    """How one call ended on one target."""
+class TargetResult(CommandResult, frozen=True, kw_only=True):
+    """How one call ended on one target, and the seconds it took there."""
 
     target: str
-    state: TargetState
-    exit_code: int | None = None
-    signal: str | None = None
-    reason: str = ""
-    stdout: str = ""
-    stderr: str = ""
-    truncated: bool = False
     duration_s: float = 0.0
 
     @property
@@ -46,9 +38,7 @@ class TargetResult(Struct, frozen=True, kw_only=True):
         if self.ok:
             return ""
         code = f"exit {self.exit_code}" if self.exit_code is not None else ""
-        said = next((line.strip() for line in reversed(self.stderr.splitlines()) if line.strip()), "")
-        words = self.reason or (said if self.state is TargetState.FAILED else "")
-        return "   ".join(part for part in (code, words) if part)
+        return "   ".join(part for part in (code, telling_line(self.state, self.reason, self.stderr)) if part)
 
 
 class FleetResult:

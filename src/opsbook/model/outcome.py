@@ -98,7 +98,7 @@ def _reason(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], b
     unproven = next((cell for cell in cells if cell.state not in {CellState.OK, CellState.SKIPPED}), None)
     if failed is not None and failed.error is not None:
         if failed.error.name == "FleetError":
-            return failed.error.text.partition("\n")[0]
+            return f'{failed.error.text.partition(chr(10))[0]} in "{failed.label}"'
         text = failed.error.text.strip().partition("\n")[0]
         return f'cell "{failed.label}" raised {failed.error.name}' + (f": {text}" if text else "")
     if bad:
@@ -153,6 +153,17 @@ def group_results(rows: Iterable[tuple[str, TargetState, str]]) -> tuple[ResultG
         groups.setdefault((state, detail), []).append(name)
     made = [ResultGroup(state=state, names=tuple(names), detail=d) for (state, d), names in groups.items()]
     return tuple(sorted(made, key=lambda group: (STATE_ORDER[group.state], group.detail)))
+
+
+def telling_line(state: TargetState, reason: str, stderr: str) -> str:
+    r"""Return the line that says why a target did not end well: the reason given, else its own last words.
+
+    >>> telling_line(TargetState.FAILED, "", "reading\nE: Could not get lock\n")
+    'E: Could not get lock'
+    """
+    if reason or state is not TargetState.FAILED:
+        return reason
+    return next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
 
 
 def count_states(states: Iterable[TargetState]) -> str:

@@ -21,12 +21,12 @@ from opsbook.model.event import (
     StopRequested,
     TargetEnded,
 )
-from opsbook.model.outcome import name_ranges
+from opsbook.model.outcome import name_ranges, telling_line
 from opsbook.model.run import CellState
 from opsbook.model.target import TargetState
 from opsbook.report.duration import format_seconds
 from opsbook.report.phase import words
-from opsbook.report.state import Call, Progress, telling_line
+from opsbook.report.state import Call, Progress
 from opsbook.report.summary import show_value
 from opsbook.report.visible import ci_safe, one_line
 
@@ -111,7 +111,7 @@ def _target_line(event: TargetEnded) -> str:
     if event.state is TargetState.OK:
         return f"{head} {format_seconds(event.duration_s)}"
     code = f" exit {event.exit_code}" if event.exit_code is not None else ""
-    line = one_line(telling_line(event))
+    line = one_line(telling_line(event.state, event.reason, event.stderr))
     return f"{head}{code}" + (f": {line}" if line else "")
 
 

@@ -27,7 +27,7 @@ from opsbook.model.event import (
     TargetOutput,
     WavesPlanned,
 )
-from opsbook.model.outcome import count_states
+from opsbook.model.outcome import count_states, telling_line
 from opsbook.model.run import CellRecord, CellState
 from opsbook.model.target import TargetState
 
@@ -167,7 +167,8 @@ class Progress:
             return
         if isinstance(event, TargetEnded):
             call.running.pop(event.target, None)
-            ended = EndedTarget(state=event.state, line=telling_line(event))
+            line = telling_line(event.state, event.reason, event.stderr)[:_LONGEST_LINE]
+            ended = EndedTarget(state=event.state, line=line)
             call.ended[event.target] = ended
             if event.state.is_failure and event.counted:
                 self.failed.pop(event.target, None)
@@ -188,13 +189,3 @@ def count_targets(calls: list[Call], *, ahead: int = 0) -> str:
     parts += [f"{running} running"] if running else []
     parts += [f"{waiting} waiting"] if waiting > 0 else []
     return " · ".join(part for part in parts if part)
-
-
-def telling_line(event: TargetEnded) -> str:
-    """Return the line that says why a target did not end well: the reason given, else its own last words."""
-    repeats = event.exit_code is not None and event.reason == f"exit {event.exit_code}"
-    if event.reason and not repeats:
-        return event.reason[:_LONGEST_LINE]
-    if event.state is TargetState.OK:
-        return ""
-    return next((line.strip() for line in reversed(event.stderr.splitlines()) if line.strip()), "")[:_LONGEST_LINE]
