@@ -1,0 +1,99 @@
+"""The executed copy: the notebook as it ran, written whole, now and then while it runs and once at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from opsbook.archive.files import write_whole
+from opsbook.errors import ArchiveError
+from opsbook.model.run import RunRecord
+from opsbook.redaction import Redactor
+
+EVERY_S = 2.0
+"""Seconds between two writings while the run lasts: the journal has everything meanwhile."""
+
+
+_KEPT = {"kernelspec", "language_info", "tags"}
+"""Metadata that Jupyter goes by."""
+
+
+def clean_document(document: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """Return a notebook with every text in it masked, and every word of the format as it was."""
+    cells = [_clean_cell(cell, redactor) for cell in document["cells"]]
+    return {**document, "metadata": _clean_metadata(document["metadata"], redactor), "cells": cells}
+
+
+def _clean_cell(cell: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    known = {"source": redactor.clean, "attachments": redactor.clean}
+    clean = {name: known[name](value) if name in known else value for name, value in cell.items()}
+    clean["metadata"] = _clean_metadata(cell["metadata"], redactor)
+    if "outputs" in cell:
+        clean["outputs"] = [_clean_output(output, redactor) for output in cell["outputs"]]
+    return clean
+
+
+def _clean_output(output: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    clean = dict(output)
+    for name in ("text", "ename", "evalue", "traceback"):
+        if name in clean:
+            clean[name] = redactor.clean(clean[name])
+    for name in ("data", "metadata"):
+        if name in clean:
+            clean[name] = {kind: redactor.clean(value) for kind, value in clean[name].items()}
+    return clean
+
+
+def _clean_metadata(metadata: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    return {name: value if name in _KEPT else redactor.clean(value) for name, value in metadata.items()}
+
+
+class CopyWriter:
+    """Writes one executed copy."""
+
+    def __init__(self, file: Path, redactor: Redactor) -> None:
+        self._file = file
+        self._redactor = redactor
+        self._last = 0.0
+        self._document: dict[str, Any] | None = None
+
+    def save_soon(self, document: dict[str, Any]) -> None:
+        """Write the document unless that was done a moment ago. What cannot be written now may be at the end."""
+        self._document = document
+        if time.monotonic() - self._last >= EVERY_S:
+            with suppress(ArchiveError):
+                self._write(document)
+            self._last = time.monotonic()
+
+    def keep(self, document: dict[str, Any]) -> None:
+        """Take the document as it is at the end of the run."""
+        self._document = document
+
+    def finish(self, record: RunRecord) -> None:
+        """Write the copy with what the run came to.
+
+        Raises:
+            ArchiveError: it could not be written.
+        """
+        if self._document is None:
+            return
+        metadata = self._document["metadata"]
+        metadata["opsbook"] = {
+            "run_id": record.run_id,
+            "status": record.status.value,
+            "reason": record.reason,
+            "exit_code": record.exit_code,
+            "runbook_sha256": record.runbook.sha256,
+        }
+        papermill = metadata.setdefault("papermill", {})
+        papermill["input_path"] = record.runbook.path
+        papermill["output_path"] = self._file.name
+        papermill["exception"] = None if record.exit_code == 0 else True
+        self._write(self._document)
+
+    def _write(self, document: dict[str, Any]) -> None:
+        text = json.dumps(clean_document(document, self._redactor), ensure_ascii=False, indent=1, sort_keys=True)
+        write_whole(self._file, text.encode("utf-8", "replace") + b"\n")

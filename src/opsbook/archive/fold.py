@@ -1,0 +1,113 @@
+"""From events to a record: the one way a run's cells, targets and metrics come to be what the record says.
+
+The runner folds while it runs; a reader folds the journal of a run whose process died. Nothing is guessed: a state is
+set by an event or stays what it was.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from msgspec.structs import replace
+
+from opsbook.model import event as e
+from opsbook.model.outcome import Ending, Outcome, outcome, telling_line
+from opsbook.model.run import CellRecord, CellState, RunRecord, RunTargets, TargetOutcome
+from opsbook.model.target import JsonValue, TargetState
+
+
+class RecordFold:
+    """Builds the record of one run, event by event."""
+
+    def __init__(self, claimed: RunRecord) -> None:
+        self._claimed = claimed
+        self._cells = {cell.id: cell for cell in claimed.cells}
+        self._targets: dict[str, TargetOutcome] = dict(claimed.targets.results)
+        self._metrics: dict[str, JsonValue] = dict(claimed.metrics)
+        self.last_at: datetime = claimed.started_at
+
+    def apply(self, entry: e.Entry) -> None:
+        """Take one event in."""
+        self.last_at = entry.at
+        match entry.event:
+            case e.CellStarted(cell_id=cell_id):
+                self._change_cell(cell_id, state=CellState.RUNNING, started_at=entry.at)
+            case e.CellEnded(cell_id=cell_id, state=state, duration_s=seconds, error=error):
+                self._change_cell(cell_id, state=state, duration_s=seconds, error=error)
+            case e.WavesPlanned(waves=waves):
+                for name in (name for wave in waves for name in wave):
+                    self._targets.setdefault(name, TargetOutcome())
+            case e.CallStarted(targets=names, counted=True):
+                for name in names:
+                    self._targets.setdefault(name, TargetOutcome())
+            case e.TargetEnded(counted=True) as ended:
+                self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended)
+            case e.MetricRecorded(name=name, value=value):
+                self._metrics[name] = value
+            case _:
+                pass
+
+    def _change_cell(self, cell_id: str, **changes: object) -> None:
+        known = self._cells.get(cell_id)
+        if known is not None:
+            self._cells[cell_id] = replace(known, **changes)
+
+    @property
+    def cells(self) -> tuple[CellRecord, ...]:
+        """The cells as they stand."""
+        return tuple(self._cells.values())
+
+    def judge(self, ending: Ending) -> Outcome:
+        """Say how the run has ended, from what was seen."""
+        return outcome(self.cells, self._targets, ending)
+
+    def record(self, judged: Outcome, ended_at: datetime) -> RunRecord:
+        """Return the record of a run that has ended."""
+        seconds = (ended_at - self._claimed.started_at).total_seconds()
+        return replace(
+            self._claimed,
+            status=judged.status,
+            reason=judged.reason,
+            exit_code=int(judged.exit_code),
+            cells=self.cells,
+            targets=self._run_targets(),
+            metrics=self._metrics,
+            ended_at=ended_at,
+            duration_s=round(seconds, 3),
+        )
+
+    def _run_targets(self) -> RunTargets:
+        return replace(self._claimed.targets, results=dict(self._targets))
+
+
+def _after(known: TargetOutcome, ended: e.TargetEnded) -> TargetOutcome:
+    """Return a target's outcome after one more call: its first failure stays, and so does having been left out."""
+    spent = round(known.duration_s + ended.duration_s, 3)
+    if _weight(ended.state) <= _weight(known.state):
+        return replace(known, duration_s=spent)
+    return TargetOutcome(
+        state=ended.state,
+        exit_code=ended.exit_code,
+        reason=telling_line(ended.state, ended.reason, ended.stderr),
+        cell_id=ended.cell_id,
+        duration_s=spent,
+    )
+
+
+def _weight(state: TargetState) -> int:
+    """Rank what is worth knowing: that nobody knows, that it failed, that it was left out, that it went well."""
+    if state is TargetState.LOST:
+        return 4
+    if state.is_failure:
+        return 3
+    return {TargetState.SKIPPED: 2, TargetState.OK: 1}.get(state, 0)
+
+
+def decode_record(data: bytes) -> RunRecord:
+    """Read a record's bytes.
+
+    Raises:
+        msgspec.ValidationError: it is not a record.
+    """
+    return msgspec.json.decode(data, type=RunRecord)

@@ -1,0 +1,109 @@
+"""Runs read back: newest first, each with the truth about whether it still runs.
+
+A record that says `running` is believed only while the run's lock is held; else the journal tells how far it got and
+the state is `interrupted`. A folder that cannot be read is passed on as damaged, and never hides the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from opsbook.archive.fold import RecordFold, decode_record
+from opsbook.archive.journal import read_journal
+from opsbook.archive.layout import RunFolder, is_alive, is_run_id, run_folder
+from opsbook.errors import UsageError
+from opsbook.model.outcome import Outcome
+from opsbook.model.run import CellState, RunRecord, RunState
+
+LAST = "last"
+LAST_FAILED = "last-failed"
+
+
+class ArchivedRun(Struct, frozen=True, kw_only=True):
+    """One run of the archive. `record` is None when it is damaged; `problem` says how."""
+
+    folder: RunFolder
+    record: RunRecord | None = None
+    problem: str = ""
+
+
+def iter_runs(root: Path) -> Iterator[ArchivedRun]:
+    """Yield the archive's runs, newest first."""
+    for year in _folders(root):
+        for month in _folders(year):
+            for day in _folders(month):
+                for run in _folders(day):
+                    if is_run_id(run.name):
+                        yield read_run(RunFolder(run_id=run.name, path=run))
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return sorted(
+            (entry for entry in place.iterdir() if entry.is_dir()), key=lambda entry: entry.name, reverse=True
+        )
+    except OSError:
+        return []
+
+
+def read_run(folder: RunFolder) -> ArchivedRun:
+    """Read one run as it is now."""
+    try:
+        record = decode_record(folder.record.read_bytes())
+    except OSError as error:
+        return ArchivedRun(folder=folder, problem=f"no record: {error.strerror}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return ArchivedRun(folder=folder, problem=f"damaged record: {error}")
+    if record.status is RunState.RUNNING:
+        record = _as_it_stands(folder, record)
+    return ArchivedRun(folder=folder, record=record)
+
+
+def _as_it_stands(folder: RunFolder, claimed: RunRecord) -> RunRecord:
+    """Fold the journal of a run whose record was never finished."""
+    alive = is_alive(folder)
+    fold = RecordFold(claimed)
+    for entry in read_journal(folder.journal):
+        fold.apply(entry)
+    seen = fold.record(Outcome(status=claimed.status, exit_code=0), fold.last_at)
+    if alive:
+        return replace(seen, ended_at=None, duration_s=None, exit_code=None)
+    cells = tuple(
+        replace(cell, state=CellState.INTERRUPTED) if cell.state is CellState.RUNNING else cell for cell in seen.cells
+    )
+    why = "its process ended without finishing the record"
+    return replace(seen, status=RunState.INTERRUPTED, reason=why, exit_code=None, cells=cells)
+
+
+def find_run(root: Path, text: str) -> ArchivedRun:
+    """Return the run a person means: its id, the unique beginning or end of one, `last`, or `last-failed`.
+
+    Raises:
+        UsageError: no run, or more than one, is meant.
+    """
+    if is_run_id(text) and run_folder(root, text).path.is_dir():
+        return read_run(run_folder(root, text))
+    if text in {LAST, LAST_FAILED}:
+        for run in iter_runs(root):
+            if text == LAST or (run.record is not None and run.record.status not in _FINE):
+                return run
+        none = f"there is no run yet in {root}" if text == LAST else f"no run has failed in {root}"
+        raise UsageError(none, "opsbook runs lists them; --archive looks elsewhere")
+    ids = [run.folder for run in iter_runs(root) if _means(run.folder.run_id, text)]
+    if not ids:
+        raise UsageError(f"no run {text!r} in {root}", "opsbook runs lists them; 'last' is the newest")
+    if len(ids) > 1:
+        raise UsageError(f"{len(ids)} runs match {text!r}", f"among them {ids[0].run_id} and {ids[1].run_id}")
+    return read_run(ids[0])
+
+
+def _means(run_id: str, text: str) -> bool:
+    return bool(text) and (run_id.startswith(text) or run_id.endswith(f"-{text}"))
+
+
+_FINE = {RunState.SUCCEEDED, RunState.RUNNING}

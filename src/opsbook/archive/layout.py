@@ -1,0 +1,130 @@
+"""Where a run's files lie, and the claim that makes a run id one's own.
+
+    archive/2026/11/20/20261120T113958Z-patch-7f3a2c/
+        patch--20261120T113958Z-7f3a2c.ipynb    the executed copy
+        run.json  events.jsonl  lock  hosts/NAME.log
+
+Names are generated here and nowhere else. The claim is the making of the folder: only one can succeed. A run is alive
+while its lock file is held, whatever its record says; the system frees the lock when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from opsbook.archive.files import archive_errors, create, make_folder, sync_folder
+from opsbook.errors import BusyError
+
+RECORD = "run.json"
+JOURNAL = "events.jsonl"
+LOCK = "lock"
+HOSTS = "hosts"
+_RUN_ID = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}Z-[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{6}")
+
+
+class RunFolder(Struct, frozen=True, kw_only=True):
+    """The folder of one run."""
+
+    run_id: str
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """The record."""
+        return self.path / RECORD
+
+    @property
+    def journal(self) -> Path:
+        """The journal."""
+        return self.path / JOURNAL
+
+    @property
+    def copy(self) -> Path:
+        """The executed copy; its name is unique among all runs."""
+        stamp, _, rest = self.run_id.partition("-")
+        name, _, tail = rest.rpartition("-")
+        return self.path / f"{name}--{stamp}-{tail}.ipynb"
+
+    def host_log(self, target: str) -> Path:
+        """The log of what a target said."""
+        slug = _slug(target, 100)
+        # two names may come to the same file name; a name that had to be changed carries a sign of its own
+        mark = "" if slug == target else f"-{hashlib.sha256(target.encode('utf-8', 'replace')).hexdigest()[:8]}"
+        return self.path / HOSTS / f"{slug}{mark}.log"
+
+
+def new_run_id(name: str, now: datetime) -> str:
+    """Return a run id: sortable by time, readable, unique.
+
+    >>> new_run_id("Patch Day", datetime(2026, 11, 20, 11, 39, 58, tzinfo=UTC))[:27]
+    '20261120T113958Z-patch-day-'
+    """
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{_slug(name, 64)}-{secrets.token_hex(3)}"
+
+
+def _slug(text: str, longest: int) -> str:
+    """Return a name that is safe in any path: lower case letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:longest].rstrip("-._") or "run"
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text has the form of a run id."""
+    return bool(_RUN_ID.fullmatch(text))
+
+
+def run_folder(root: Path, run_id: str) -> RunFolder:
+    """Return where a run's files lie."""
+    match = _RUN_ID.fullmatch(run_id)
+    if not match:
+        raise ValueError(run_id)
+    return RunFolder(run_id=run_id, path=root / match[1] / match[2] / match[3] / run_id)
+
+
+class Claim:
+    """A run id that is this process's own, for as long as the process lives."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        with archive_errors(f"create {folder.path}"):
+            make_folder(folder.path.parent)
+            try:
+                folder.path.mkdir(mode=0o700)
+            except FileExistsError:
+                raise BusyError(f"run {folder.run_id} exists already") from None
+            try:
+                make_folder(folder.path / HOSTS)
+                self._lock = create(folder.path / LOCK)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)  # a reader may look at it for a moment
+                sync_folder(folder.path)
+                sync_folder(folder.path.parent)
+            except OSError:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                raise
+
+    def release(self) -> None:
+        """Let go of the lock: the run is over."""
+        os.close(self._lock)
+
+
+def is_alive(folder: RunFolder) -> bool:
+    """Whether the process that claimed a run still lives."""
+    try:
+        descriptor = os.open(folder.path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
