@@ -61,6 +61,7 @@ CELLS = tuple(
 STARTED = RunStarted(
     run_id=RUN_ID,
     title="Patch a stack of servers",
+    runbook="runbooks/patch.ipynb",
     parameters={"stack": "prod"},
     pattern="prod",
     selected=(*WEB, *DB),
@@ -236,7 +237,7 @@ def test_a_ci_log_has_one_line_for_each_thing_that_happened():
     ]
 
     assert "".join(logged(entries)) == (
-        "11:39:58Z run 20261120T113958Z-patch-7f3a2c  Patch a stack of servers  stack=prod  24 targets\n"
+        "11:39:58Z run 20261120T113958Z-patch-7f3a2c  patch.ipynb  stack=prod  24 targets\n"
         '11:39:58Z cell 1/7 "Parameters" ok 0.1s\n'
         '11:40:00Z cell 2/7 "Check the errata" ok 2.0s\n'
         '11:40:02Z cell 3/7 "Check the errata" ok 1.9s\n'

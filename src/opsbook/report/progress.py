@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC
+from pathlib import PurePath
 
 from opsbook.model.event import (
     CallEnded,
@@ -86,7 +87,8 @@ class PlainProgress:
 
 def _run_line(event: RunStarted) -> str:
     values = " ".join(f"{name}={one_line(show_value(value))}" for name, value in event.parameters.items())
-    parts = [f"run {one_line(event.run_id)}", one_line(event.title), values, _targets(len(event.selected))]
+    name = PurePath(event.runbook).name or event.title
+    parts = [f"run {one_line(event.run_id)}", one_line(name), values, _targets(len(event.selected))]
     return "  ".join(part for part in parts if part)
 
 
