@@ -76,7 +76,8 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     (folder / "config").write_text(
         f"ListenAddress 0.0.0.0\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized\nUsePAM no\nUseDNS no\nStrictModes no\nPasswordAuthentication no\n"
-        f"PermitRootLogin prohibit-password\nMaxStartups 1000:30:2000\nMaxSessions 1000\nPrintMotd no\nSetEnv HOME={folder}\n"
+        "PermitRootLogin prohibit-password\nMaxStartups 1000:30:2000\nMaxSessions 1000\nPrintMotd no\n"
+        f"SetEnv HOME={folder}\n"
     )
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

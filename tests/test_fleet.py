@@ -184,18 +184,15 @@ def test_unreachable_counts_as_failed(notebook, sshd, tmp_path):
     assert other.fleet().run("true", max_fail=1, include_failed=True)["web1"].ok
 
 
-def test_the_intent_is_handed_over_before_a_change_and_never_for_a_question(notebook):
+def test_the_intent_is_handed_over_before_a_change_and_never_for_a_question(notebook, tmp_path):
     notebook.fleet("web1").run("true", read_only=True)
     assert not [event for event in notebook.events if isinstance(event, Intent)]
     seen: list[bool] = []
-    marker = Path(notebook.session.pool._options.known_hosts and "" or "/tmp") / f"opsbook-test-{id(seen)}"
+    marker = tmp_path / "touched"
     notebook.session.intend = lambda intent: seen.append(marker.exists())  # type: ignore[method-assign]
     notebook.fleet("web1").run(f"touch {marker}")
-    try:
-        assert seen == [False]
-        assert marker.exists()
-    finally:
-        marker.unlink(missing_ok=True)
+    assert seen == [False]
+    assert marker.exists()
 
 
 def test_a_refused_intent_sends_nothing(notebook, folder):

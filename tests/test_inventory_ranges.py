@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsbook.errors import InventoryError
-from opsbook.inventory.hosts import expand_range
-from opsbook.inventory.hosts import MAX_HOSTS, read_hosts
+from opsbook.inventory.hosts import MAX_HOSTS, expand_range, read_hosts
 
 
 @pytest.mark.parametrize("module", ["hosts", "values"])

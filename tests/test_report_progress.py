@@ -105,10 +105,7 @@ def to_the_third_wave():
     entries.append(entry(11, Intent(call=3, cell_id="update", target="web09", digest="d", kind="run")))
     entries.append(entry(12, output(3, "web08", "Reading database ...\n")))
     entries.append(entry(13, ended(3, "web08")))
-    entries += [
-        entry(14, ended(3, name, TargetState.FAILED, exit_code=100, stderr=LOCK))
-        for name in ("db02", "db03")
-    ]
+    entries += [entry(14, ended(3, name, TargetState.FAILED, exit_code=100, stderr=LOCK)) for name in ("db02", "db03")]
     entries.append(entry(20, output(3, "web11", "Setting up libssl3 (3.0.17) ...\n10%\r\x1b[32m20%\x1b[0m\n")))
     return entries
 
