@@ -35,7 +35,8 @@ def serve(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     (folder / "known_hosts").write_text(f"[127.*]:{port} {' '.join((folder / 'host.pub').read_text().split()[:2])}\n")
     (folder / "config").write_text(
         f"ListenAddress 0.0.0.0\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {folder}/client.pub\nUsePAM no\nUseDNS no\nStrictModes no\nMaxStartups 1000:30:2000\nSetEnv HOME={folder}\n"
+        f"AuthorizedKeysFile {folder}/client.pub\nSetEnv HOME={folder}\n"
+        "UsePAM no\nUseDNS no\nStrictModes no\nMaxStartups 1000:30:2000\n"
     )
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

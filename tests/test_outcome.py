@@ -57,7 +57,8 @@ def test_a_cell_that_is_not_proven_well_never_ends_in_success(state: CellState) 
 @pytest.mark.parametrize("state", [state for state in TargetState if state.is_failure])
 def test_a_target_that_failed_never_ends_in_success_though_within_the_limit(state: TargetState) -> None:
     judged = ended(OK, targets={"a": state, "b": TargetState.OK})
-    assert (judged.status, judged.exit_code != 0) == (RunState.FAILED, True)
+    assert judged.status is (RunState.LOST if state is TargetState.LOST else RunState.FAILED)
+    assert judged.exit_code != 0
     assert judged.reason
 
 
@@ -132,8 +133,8 @@ def test_the_sentence_names_the_cell_and_the_first_line_of_what_it_raised() -> N
     assert ended(cell(CellState.FAILED, "KeyError", text="")).reason == 'cell "Update" raised KeyError'
 
 
-def test_the_sentence_of_a_fleet_error_is_its_own() -> None:
-    assert ended(FLEET_ERROR, targets={"a": TargetState.FAILED}).reason == "2 of 3 failed"
+def test_the_sentence_of_a_fleet_error_is_its_own_and_says_where() -> None:
+    assert ended(FLEET_ERROR, targets={"a": TargetState.FAILED}).reason == '2 of 3 failed in "Update"'
 
 
 def test_the_sentence_of_a_run_within_its_limit_counts_and_places() -> None:

@@ -201,7 +201,7 @@ def test_a_secret_in_a_wrapping_is_a_secret_or_refused_and_its_value_is_never_sh
         ("x: list[list[int]]", "list of list of whole number"),
         ("x: dict[str, bool]", "mapping of true or false"),
         ("x: int | None", "whole number or none"),
-        ("x: Annotated[str, '[a-z]+']", "text like [a-z]+"),
+        ("x: Annotated[str, '[a-z]+']", "text ([a-z]+)"),
     ],
 )
 def test_a_type_is_said_as_a_person_would(source: str, label: str) -> None:

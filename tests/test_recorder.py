@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import threading
 import time
@@ -272,46 +273,42 @@ def test_a_caller_that_is_gone_when_it_is_told_stops_nobody(folder: RunFolder) -
 # failure
 
 
-def fail_from_now_on(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every write fail as on a full disk."""
+@contextmanager
+def full_disk(recorder: Recorder, folder: RunFolder) -> Iterator[None]:
+    """Let no file grow beyond what the journal has now: the system's own limit, lifted again at the end."""
     recorder.settle()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (folder.journal.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def write(*_: object) -> int:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", write)
-
-
-def test_a_failure_is_told_to_everyone_who_waits_and_to_everyone_after(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_is_told_to_everyone_who_waits_and_to_everyone_after(folder: RunFolder) -> None:
     recorder = record_in(folder)
     recorder.commit_now(metric("good"))
     told: list[str] = []
-    with monkeypatch.context() as patch:
-        fail_from_now_on(recorder, patch)
+    with full_disk(recorder, folder):
         with busy(recorder):
             for number in range(20):
                 recorder.commit(metric(number), told.append)
-        with pytest.raises(ArchiveError, match="No space left on device"):
+        with pytest.raises(ArchiveError, match="File too large"):
             recorder.commit_now(metric("later"))
-    with pytest.raises(ArchiveError, match="No space left on device"):
+    with pytest.raises(ArchiveError, match="File too large"):
         recorder.commit_now(metric("though there is space again"))
     assert len(told) == 20
-    assert all("No space left on device" in why for why in told)
-    assert "No space left on device" in recorder.failure
+    assert all("File too large" in why for why in told)
+    assert "File too large" in recorder.failure
     recorder.close()
     assert journalled(folder) == [metric("good")]
 
 
-def test_what_was_not_recorded_is_not_in_the_fold_and_not_shown(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_not_recorded_is_not_in_the_fold_and_not_shown(folder: RunFolder) -> None:
     seen = Seen()
     recorder = record_in(folder, seen)
     recorder.commit_now(metric("good"))
-    with monkeypatch.context() as patch:
-        fail_from_now_on(recorder, patch)
+    with full_disk(recorder, folder):
         recorder.submit(e.MetricRecorded(name="lost", value=1))
         recorder.settle()
     recorder.close()

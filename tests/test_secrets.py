@@ -10,6 +10,7 @@ import pickle
 import shlex
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opsbook.errors import SecretError
+from opsbook.model.run import CellError, CellRecord, CellState
 from opsbook.redaction import MASK, SHORTEST, Redactor, Secret, is_reference
 from opsbook.secrets import resolve as resolving
 from opsbook.secrets.resolve import resolve
@@ -67,7 +69,7 @@ def test_a_command_is_read_by_no_shell_and_has_no_input(tmp_path: Path) -> None:
     ("reference", "what"),
     [
         ("env:NOT_SET", "the environment variable NOT_SET is not set"),
-        ("env:", "is not set"),
+        ("env:", "by reference, not by value"),
         ("file:/nowhere/at/all", "No such file or directory"),
         ("file:/", "Is a directory"),
         ("file:~nobody-of-that-name/token", ""),
@@ -241,17 +243,37 @@ def test_the_longest_of_overlapping_values_is_masked_as_one() -> None:
 
 
 def test_a_redactor_that_knows_nothing_changes_nothing() -> None:
-    tree = {"a": ["b", 1, None, 2.5, True], "c": {"d": "e"}}
-    assert Redactor().text("anything") == "anything"
-    assert Redactor().tree(tree) == tree
+    tree = {"a": ["b", 1, None, 2.5, True], "c": {"d": "größe \U0001f427"}}
+    assert Redactor().text("größe \U0001f427") == "größe \U0001f427"
+    assert Redactor().clean(tree) == tree
 
 
-def test_a_tree_is_masked_in_values_and_keys_and_keeps_its_structure() -> None:
+def test_a_tree_is_masked_in_values_and_keys_and_keeps_its_shape() -> None:
     redactor = Redactor()
     redactor.add(VALUE)
     tree = {"a": [VALUE, 1, None, {"b": f"x{VALUE}y"}], VALUE: 2.5, "c": (VALUE, True), 7: "seven"}
-    assert redactor.tree(tree) == {"a": [MASK, 1, None, {"b": f"x{MASK}y"}], MASK: 2.5, "c": [MASK, True], 7: "seven"}
+    assert redactor.clean(tree) == {"a": [MASK, 1, None, {"b": f"x{MASK}y"}], MASK: 2.5, "c": (MASK, True), 7: "seven"}
     assert VALUE in tree
+
+
+def test_a_value_of_ours_is_masked_in_its_text_and_never_in_what_holds_it_together() -> None:
+    redactor = Redactor()
+    for value in (VALUE, "failed", "cell-1", "2026", "text"):
+        redactor.add(value)
+    error = CellError(name="ValueError", text=f"{VALUE} failed")
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    cell = CellRecord(id="cell-1", index=2026, label=f"Use {VALUE}", state=CellState.FAILED, error=error, started_at=at)
+    clean = redactor.clean(cell)
+    assert clean == CellRecord(
+        id="cell-1",
+        index=2026,
+        label=f"Use {MASK}",
+        state=CellState.FAILED,
+        error=CellError(name="ValueError", text=f"{MASK} {MASK}"),
+        started_at=at,
+    )
+    assert clean.state is CellState.FAILED
+    assert cell.label == f"Use {VALUE}"
 
 
 def test_a_value_that_is_not_text_does_not_break_the_redactor() -> None:

@@ -28,7 +28,7 @@ SHORTEST = 4
 
 STRUCTURE = frozenset(
     ("run_id", "cell_id", "id", "call", "digest", "kind", "target", "targets", "selected", "waves")
-) | {*("stream", "signal", "results", "sha256", "name", "tags", "boot_id", "secrets", "versions")}
+) | {*("stream", "signal", "results", "sha256", "tags", "boot_id", "secrets", "versions")}
 """Fields of our own Structs whose text holds things together: names and ids, not what anybody wrote or printed."""
 SCHEMES = ("env", "file", "cmd", "vault", "prompt")
 

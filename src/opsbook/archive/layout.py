@@ -21,7 +21,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from opsbook.archive.files import archive_errors, create, make_folder, sync_folder
+from opsbook.archive.files import FOLDER_MODE, archive_errors, create, make_folder, sync_folder
 from opsbook.errors import BusyError
 
 RECORD = "run.json"
@@ -97,10 +97,11 @@ class Claim:
         with archive_errors(f"create {folder.path}"):
             make_folder(folder.path.parent)
             try:
-                folder.path.mkdir(mode=0o700)
+                folder.path.mkdir(mode=FOLDER_MODE)
             except FileExistsError:
                 raise BusyError(f"run {folder.run_id} exists already") from None
             try:
+                folder.path.chmod(FOLDER_MODE)
                 make_folder(folder.path / HOSTS)
                 self._lock = create(folder.path / LOCK)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)  # a reader may look at it for a moment

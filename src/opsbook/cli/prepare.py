@@ -90,13 +90,20 @@ def request_for(
         inventory=inventory,
         pattern=pattern,
         selected=selected_names(inventory, pattern),
-        options=_options(settings, parallel=parallel, max_fail=max_fail, host_keys=chosen_keys),
+        options=_options(
+            settings, parallel=parallel, max_fail=max_fail or _header_limit(runbook), host_keys=chosen_keys
+        ),
         archive=(archive or Path(settings.archive)).absolute(),
         argv=tuple(sys.argv),
         reason=reason,
         yes=yes,
         terminal=terminal,
     )
+
+
+def _header_limit(runbook: Runbook) -> str | None:
+    """Return the limit a runbook's header names: `**Max fail.** 10%`."""
+    return runbook.header.section("max fail", "max_fail") or None
 
 
 def _options(settings: Settings, *, parallel: int | None, max_fail: str | None, host_keys: str) -> RunOptions:

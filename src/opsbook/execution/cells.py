@@ -88,7 +88,7 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         try:
             self.execute_cell(cell, index)
         except CellExecutionError as error:
-            raised = CellError(name=str(error.ename), text=str(error.evalue))
+            raised = CellError(name=str(error.ename), text=str(error.evalue) + self._hint(str(error.evalue)))
             return CellState.INTERRUPTED if self._run.stopped else CellState.FAILED, raised
         except CellTimeoutError:
             return CellState.TIMED_OUT, None
@@ -98,6 +98,12 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
             self._close_stream()
             self._run.stopper.idle.set()
         return CellState.OK, None
+
+    def _hint(self, raised: str) -> str:
+        """Say what to do when the notebook's kernel is a Python that has no opsbook."""
+        if raised != "No module named 'opsbook'":
+            return ""
+        return f": the kernel {self.kernel_name!r} is another Python; install opsbook there, or use the kernel python3"
 
     def _end(
         self, cell: Document, state: CellState, seconds: float, error: CellError | None, *, report: bool = True

@@ -223,6 +223,8 @@ class _Run:
             inventory=request.inventory,
             selected=request.selected,
             limited=request.pattern is not None,
+            parameters=request.binding.values,
+            secrets=request.binding.secrets,
             options=request.options,
         )
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from opsbook.config import load_settings
 from opsbook.errors import InventoryError
 from opsbook.fleet.channel import ChannelClient
+from opsbook.fleet.operation import shell_value
 from opsbook.fleet.pool import Pool
 from opsbook.inventory.pattern import select
 from opsbook.model.amount import parse_duration
@@ -53,7 +54,7 @@ class Session:
         self.channel = channel
         self.pool = Pool(options)
         self.variables = variables
-        """Gives the script variables: the parameters as they are now."""
+        """Gives the script variables: the parameters, as they are now where the extension is loaded."""
         self.cell_id: str | None = None
         self.show: Callable[[object], None] = _nowhere
         """Displays a value in the notebook."""
@@ -134,11 +135,13 @@ def current() -> Session:
 
 def _from_runner(channel: ChannelClient) -> Session:
     welcome = channel.welcome
+    plain = {name: value for name, value in welcome.parameters.items() if name not in welcome.secrets}
     return Session(
         inventory=welcome.inventory,
         selected=welcome.selected if welcome.limited else None,
         options=welcome.options,
         channel=channel,
+        variables=lambda: {name: shell_value(value) for name, value in plain.items()},
     )
 
 

@@ -75,7 +75,7 @@ class CellRecord(Struct, frozen=True, kw_only=True):
 
 
 class TargetOutcome(Struct, frozen=True, kw_only=True):
-    """What became of one target over a whole run: its first failure if there was one, else its best state."""
+    """What became of one target over a whole run: its first failure, else that it was left out, else that it is ok."""
 
     state: TargetState = TargetState.NOT_RUN
     exit_code: int | None = None

@@ -1,0 +1,89 @@
+"""Which kernel runs a notebook: opsbook's own interpreter, another Python that has opsbook, and one that has not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+HAS_NO_OPSBOOK = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "opsbook":
+            raise ModuleNotFoundError("No module named 'opsbook'", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def write_notebook(path: Path, cells: list[str], kernel: str) -> Path:
+    code = [
+        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
+        for n, text in enumerate(cells)
+    ]
+    kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
+    path.write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernelspec}, "cells": code})
+    )
+    return path
+
+
+def install_kernel(home: Path, name: str, prelude: str) -> None:
+    """Install a kernelspec that runs `prelude` and then ipykernel."""
+    folder = home / "jupyter" / "kernels" / name
+    folder.mkdir(parents=True)
+    start = (
+        f"{prelude}\nimport sys\nfrom ipykernel.kernelapp import launch_new_instance\nlaunch_new_instance(sys.argv[1:])"
+    )
+    argv = [sys.executable, "-c", start, "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": name, "language": "python"}))
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    def call(kernel: str, cells: list[str]) -> tuple[int, dict, str]:
+        notebook = write_notebook(tmp_path / "book.ipynb", cells, kernel)
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "opsbook", "run", str(notebook), "--json"],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "JUPYTER_DATA_DIR": str(tmp_path / "jupyter")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+    return call
+
+
+def test_python3_is_the_interpreter_opsbook_itself_runs_in(run):
+    code, record, _ = run("python3", ["import sys, opsbook\nopsbook.record('exe', sys.executable)"])
+    assert (code, record["metrics"]["exe"]) == (0, sys.executable)
+
+
+def test_another_python_with_opsbook_is_joined_to_its_runner_too(run, tmp_path):
+    install_kernel(tmp_path, "other", "import os\nos.environ['WHO'] = 'other'")
+    code, record, error = run("other", ["%load_ext opsbook", "import os\nrecord('who', os.environ['WHO'])"])
+    assert (code, record["metrics"]) == (0, {"who": "other"}), error
+
+
+def test_another_python_without_opsbook_is_told_from_a_missing_extension(run, tmp_path):
+    install_kernel(tmp_path, "bare", HAS_NO_OPSBOOK)
+    code, record, _ = run("bare", ["1 + 1", "%load_ext opsbook"])
+    assert code == 1
+    assert [cell["state"] for cell in record["cells"]] == ["ok", "failed"]
+    assert "the kernel 'bare' is another Python; install opsbook there" in record["reason"]
+
+
+def test_a_notebook_beside_a_file_called_opsbook_still_gets_the_package_and_its_neighbours(run, tmp_path):
+    (tmp_path / "opsbook.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "neighbour.py").write_text("answer = 42")
+    code, record, error = run("python3", ["%load_ext opsbook", "import neighbour\nrecord('answer', neighbour.answer)"])
+    assert (code, record["metrics"]) == (0, {"answer": 42}), error
