@@ -1,8 +1,7 @@
 """The kernel's side of its start: ipykernel in opsbook's own interpreter, with nothing lost on the way out.
 
 Run as `python -P -m opsbook.execution.launch -f CONNECTION_FILE`. `-P` keeps the working directory off the path until
-opsbook is imported, so that an `opsbook.py` beside the notebook cannot take its place; ipykernel adds the directory
-afterwards, because a notebook may import its neighbours.
+opsbook is imported, so that an `opsbook.py` beside the notebook cannot take its place.
 """
 
 from __future__ import annotations
@@ -34,4 +33,5 @@ class KernelApp(IPKernelApp):
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, "")  # a notebook may import its neighbours, now that they cannot take opsbook's place
     KernelApp.launch_instance(sys.argv[1:])
