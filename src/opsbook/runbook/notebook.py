@@ -178,6 +178,8 @@ def make_document(runbook: Runbook) -> Document:
             cell["id"] = known.id
             if known.kind == "code" and not known.frozen:
                 cell["outputs"], cell["execution_count"] = [], None  # what an earlier run said; this one says its own
+        # an executed copy that is run again gets this run's values, not those of the run it came from
+        document.cells = [cell for cell in document.cells if INJECTED_TAG not in cell.metadata.get("tags", [])]
         document.nbformat_minor = max(5, document.nbformat_minor)
         document.metadata.setdefault(
             "kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"}

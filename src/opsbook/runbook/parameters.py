@@ -231,12 +231,14 @@ def _wanted(kind: Any) -> str:
 def _refuse_unstorable(name: str, value: Any) -> None:
     """Refuse what JSON cannot carry unchanged: NaN, infinities, and text that is not Unicode."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ParameterError(f"parameter {name!r}: {value} is not a number that can be recorded")
+        raise ParameterError(
+            f"parameter {name!r}: {value} is not a number that can be recorded", "JSON has no such number"
+        )
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ParameterError(f"parameter {name!r}: the text is not valid Unicode") from None
+            raise ParameterError(f"parameter {name!r}: the text is not valid Unicode", "give it as UTF-8") from None
     for item in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
         _refuse_unstorable(name, item)
 
