@@ -27,7 +27,7 @@ def code(source: str, *tags: str, cell_id: str = "", **metadata: Any) -> JsonObj
     """Return a code cell."""
     text = textwrap.dedent(source).strip("\n")
     meta: JsonObject = {**metadata, **({"tags": list(tags)} if tags else {})}
-    made = {"cell_type": "code", "metadata": meta, "source": text, "outputs": [], "execution_count": None}
+    made: JsonObject = {"cell_type": "code", "metadata": meta, "source": text, "outputs": [], "execution_count": None}
     return {**made, "id": cell_id or "code-" + re.sub(r"[^a-z0-9]", "", text.lower())[:20]}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from conftest import Sshd
 from support import LOAD, Desk, JsonObject, Ran, code, notebook_text, parameters
 
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")
+TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+"""Makes the terminal on stdin the process's own, so that Ctrl-C is a signal, and becomes the command."""
 TYPED = parameters('stack: Literal["dev", "prod"]  # Which\nn: int = 3\nname: str = ""\n')
 HELLO = code("print('hello')")
 ON = code("%%on web\ntrue")
@@ -86,13 +89,28 @@ def test_a_file_that_is_no_notebook_is_refused(desk, data, word):
     check_refused(desk, desk.opsbook("run", "book.ipynb"), "book.ipynb", word)
 
 
-def test_a_notebook_nbformat_does_not_accept_is_refused(desk):
-    broken = {**HELLO, "outputs": [{"output_type": "smell"}], "id": "x"}
-    desk.write("book.ipynb", notebook_text([broken]))
+BROKEN = {
+    "a tag with a comma": code("1", "a,b"),
+    "attachments that are none": {"cell_type": "markdown", "metadata": {}, "source": "", "id": "m", "attachments": 3},
+}
+
+
+@pytest.mark.parametrize("cell", BROKEN.values(), ids=BROKEN)
+def test_a_notebook_nbformat_does_not_accept_runs_nothing(desk, cell):
+    desk.notebook(code("open('touched', 'w').close()"), cell)
     ran = desk.opsbook("run", "book.ipynb")
     assert ran.code == 2, ran
+    assert "not a valid notebook" in ran.out + ran.err
     assert "Traceback" not in ran.err
-    assert not [run for run in desk.runs() if run.record["status"] == "running"]
+    assert [run.record["status"] for run in desk.runs()] in ([], ["failed"])
+    assert not (desk.folder / "touched").exists()
+
+
+def test_outputs_of_an_earlier_day_are_cleared_whatever_they_are(desk):
+    desk.notebook({**HELLO, "outputs": [{"output_type": "smell"}], "id": "says"})
+    ran = desk.opsbook("run", "book.ipynb", "--quiet")
+    assert ran.code == 0, ran
+    assert desk.run().output("says") == "hello\n"
 
 
 def test_a_missing_file_a_directory_and_a_pipe_are_refused(desk):
@@ -159,6 +177,22 @@ def test_declarations_nobody_can_read_are_refused(desk, source, word):
     ran = desk.opsbook("run", "book.ipynb")
     check_refused(desk, ran, word)
     assert "hunter2" not in ran.err
+
+
+def test_a_file_name_that_is_no_unicode_is_run_or_refused_but_never_half_claimed(desk):
+    path = desk.notebook(HELLO).rename(desk.folder / os.fsdecode(b"b\xff.ipynb"))
+    ran = desk.opsbook("run", path)
+    assert ran.code in {0, 2}, ran
+    assert "Traceback" not in ran.err
+    assert [run.record["status"] for run in desk.runs()] == (["succeeded"] if ran.code == 0 else [])
+
+
+def test_a_temporary_folder_with_a_long_path_is_no_obstacle(desk):
+    place = desk.folder / ("t" * 90)
+    place.mkdir()
+    ran = desk.opsbook("run", desk.notebook(HELLO), env={**desk.environment, "TMPDIR": str(place)})
+    assert ran.code in {0, 2}, ran
+    assert "internal error" not in ran.out + ran.err
 
 
 def test_two_parameters_cells_are_refused(desk):
@@ -332,20 +366,16 @@ def test_a_gate_is_open_when_yes_was_said_beforehand(desk):
     assert (desk.folder / "after").exists()
 
 
-def on_a_terminal(desk: Desk, *args: str, answer: bytes) -> tuple[int, str]:
-    """Run on a terminal of our own, answer its question, and return the exit code and what was shown."""
+def on_a_terminal(desk: Desk, *args: str, answer: bytes, signal_number: int = 0) -> tuple[int, str]:
+    """Run on a terminal of its own, answer its question, and return the exit code and what was shown."""
     ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", TERMINAL, sys.executable, "-m", "opsbook", *args]
+    environment = {**desk.environment, "TERM": "xterm"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "opsbook", *args],
-        cwd=desk.folder,
-        env={**desk.environment, "TERM": "xterm"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
+        command, cwd=desk.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
-    shown, deadline, answered = b"", time.monotonic() + 30, False
+    shown, deadline, answered = b"", time.monotonic() + 20, False
     try:
         while time.monotonic() < deadline:
             if not select.select([ours], [], [], 0.2)[0]:
@@ -355,13 +385,26 @@ def on_a_terminal(desk: Desk, *args: str, answer: bytes) -> tuple[int, str]:
             except OSError:
                 break  # the last process at the terminal has gone
             if b"[y/N]" in shown and not answered:
+                if signal_number:
+                    process.send_signal(signal_number)
                 os.write(ours, answer)
                 answered = True
-        return process.wait(10), shown.decode(errors="replace")
+        return process.wait(5), shown.decode(errors="replace")
     finally:
         process.kill()
         process.wait()
         os.close(ours)
+
+
+@pytest.mark.parametrize(("answer", "number"), [(b"\x03", 0), (b"", signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stop_at_the_question_of_a_gate_ends_the_run(desk, answer, number):
+    gated(desk)
+    exit_code, shown = on_a_terminal(desk, "run", "book.ipynb", answer=answer, signal_number=number)
+    assert exit_code == 128 + (number or signal.SIGINT), shown
+    run = desk.run()
+    assert run.record["status"] == "interrupted"
+    assert run.states == {"before": "ok", "gate": "not_run", "after": "not_run"}
+    assert not (desk.folder / "after").exists()
 
 
 def test_a_gate_on_a_terminal_asks_and_a_yes_goes_on(desk):

@@ -222,7 +222,15 @@ def test_a_full_disk_in_the_middle_of_a_run_lets_no_command_leave(desk, small_di
         LOAD,
         code(f"%%on web1\n{mark(desk)}", cell_id="fits"),
         code(
-            "import os\nwith open('archive/ballast', 'wb') as file:\n    try:\n        while True: os.write(file.fileno(), bytes(512))\n    except OSError as error: print(error.errno)",
+            """
+            import os
+            with open("archive/ballast", "wb") as file:
+                try:
+                    while True:
+                        os.write(file.fileno(), bytes(512))
+                except OSError as error:
+                    print(error.errno)
+            """,
             cell_id="fills",
         ),
         code(f"%%on web2\n{mark(desk)}", cell_id="on"),

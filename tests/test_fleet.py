@@ -127,7 +127,7 @@ def test_a_target_whose_change_failed_gets_no_further_change(notebook, folder):
     notebook.fleet().run(mark(folder, "c"), include_failed=True)
     assert "web2" in marks(folder, "c")
     notebook.fleet().run(mark(folder, "d"))
-    assert "web2" in marks(folder, "d")
+    assert "web2" not in marks(folder, "d")
 
 
 def test_a_failed_question_is_no_reason_for_quarantine(notebook, folder):
@@ -202,8 +202,9 @@ def test_a_refused_intent_sends_nothing(notebook, folder):
         raise RefusedError("not now")
 
     notebook.session.intend = refuse  # type: ignore[method-assign]
-    result = notebook.fleet().run(mark(folder, "h"))
-    assert {one.state.value for one in result} == {"skipped"}
+    with pytest.raises(RefusedError, match="not now"):
+        notebook.fleet().run(mark(folder, "h"))
+    assert set(notebook.states().values()) == {"skipped"}
     assert marks(folder, "h") == []
 
 
@@ -287,3 +288,80 @@ def test_nonsense_is_refused_before_anything_runs(notebook):
             notebook.fleet().run("true", **flags)
     with pytest.raises(UsageError):
         notebook.fleet().run("echo \0")
+
+
+def test_a_child_that_keeps_talking_does_not_hold_the_call(notebook):
+    begun = time.monotonic()
+    result = notebook.fleet("web1").run("(for n in $(seq 60); do echo tick; sleep 0.4; done) & exit 0", timeout="3s")
+    assert result["web1"].ok
+    assert "left behind" in result["web1"].reason
+    assert time.monotonic() - begun < 15
+
+
+def test_text_that_is_no_unicode_is_refused_before_anything_starts(notebook):
+    with pytest.raises(UsageError, match="Unicode"):
+        notebook.fleet().run("echo '\udcff'")
+    assert notebook.events == []
+
+
+def test_a_target_that_is_still_connecting_when_the_limit_is_passed_gets_nothing(notebook, sshd, folder):
+    slow = notebook.session.pool.connection
+
+    def connect(target, *, timeout_s=None):
+        if target.name == "web2":
+            time.sleep(1.5)
+        return slow(target, timeout_s=timeout_s)
+
+    notebook.session.pool.connection = connect  # type: ignore[method-assign]
+    with pytest.raises(FleetError):
+        notebook.fleet("web1:web2").run(f'{mark(folder, "l")}; [ "$OPSBOOK_TARGET" != web1 ]')
+    assert marks(folder, "l") == ["web1"]
+    assert notebook.states()["web2"] == "skipped"
+
+
+def test_an_author_who_swallows_the_error_still_sends_nothing_more_in_that_change(notebook, folder):
+    for wave in notebook.fleet().waves("1,2,100%"):
+        with pytest.raises(FleetError):
+            wave.run(f'{mark(folder, "m")}; [ "$OPSBOOK_TARGET" != web1 ]')
+    assert marks(folder, "m") == ["web1"]
+
+
+def test_waves_inside_a_wave_keep_the_limit_above_them(notebook, folder):
+    with pytest.raises(FleetError, match="1 of 6"):
+        for outer in notebook.fleet().waves("3,100%", max_fail=0):
+            for inner in outer.waves("1,100%", max_fail=1):
+                inner.run(f'{mark(folder, "n")}; [ "$OPSBOOK_TARGET" != web1 ]')
+    assert marks(folder, "n") == ["web1"]
+
+
+def test_a_call_made_while_the_run_stops_sends_nothing_whoever_is_quarantined(notebook, folder):
+    notebook.fleet().run('[ "$OPSBOOK_TARGET" != web2 ]', max_fail=1)
+    notebook.session.stopping = True
+    with pytest.raises(KeyboardInterrupt):
+        notebook.fleet().run(mark(folder, "o"))
+    assert marks(folder, "o") == []
+
+
+def test_calls_from_several_threads_share_a_connection_without_losing_commands(notebook):
+    results: list[str] = []
+
+    def ask(number: int) -> None:
+        result = notebook.fleet("web1").run(f"sleep 0.5; echo {number}", read_only=True)
+        results.append(result["web1"].stdout.strip())
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(results, key=int) == [str(number) for number in range(12)]
+
+
+def test_a_reboot_command_is_run_as_it_was_written(notebook, folder):
+    command = f"touch '{folder}/with blank'"
+    with pytest.raises(FleetError):
+        notebook.fleet("web1").reboot(command=command, timeout="4s")
+    assert (folder / "with blank").exists()
+    assert "it never went down" in [e.reason for e in notebook.events if type(e).__name__ == "TargetEnded"][0]
+    with pytest.raises(UsageError):
+        notebook.fleet("web1").reboot(command=" ")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-
 HAS_NO_OPSBOOK = """
 import sys
 class Missing:

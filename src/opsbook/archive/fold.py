@@ -24,6 +24,8 @@ class RecordFold:
         self._claimed = claimed
         self._cells = {cell.id: cell for cell in claimed.cells}
         self._targets: dict[str, TargetOutcome] = dict(claimed.targets.results)
+        self._sent: dict[tuple[int, str], e.Intent] = {}
+        """Intents without a result, by call and target."""
         self._metrics: dict[str, JsonValue] = dict(claimed.metrics)
         self.last_at: datetime = claimed.started_at
 
@@ -41,12 +43,19 @@ class RecordFold:
             case e.CallStarted(targets=names, counted=True):
                 for name in names:
                     self._targets.setdefault(name, TargetOutcome())
-            case e.TargetEnded(counted=True) as ended:
-                self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended)
+            case e.Intent() as intent:
+                self._sent[intent.call, intent.target] = intent
+            case e.TargetEnded() as ended:
+                self._end_target(ended)
             case e.MetricRecorded(name=name, value=value):
                 self._metrics[name] = value
             case _:
                 pass
+
+    def _end_target(self, ended: e.TargetEnded) -> None:
+        self._sent.pop((ended.call, ended.target), None)
+        if ended.counted:
+            self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended)
 
     def _change_cell(self, cell_id: str, **changes: object) -> None:
         known = self._cells.get(cell_id)
@@ -60,7 +69,7 @@ class RecordFold:
 
     def judge(self, ending: Ending) -> Outcome:
         """Say how the run has ended, from what was seen."""
-        return outcome(self.cells, self._targets, ending)
+        return outcome(self.cells, self._known_targets(), ending)
 
     def record(self, judged: Outcome, ended_at: datetime) -> RunRecord:
         """Return the record of a run that has ended."""
@@ -78,13 +87,23 @@ class RecordFold:
         )
 
     def _run_targets(self) -> RunTargets:
-        return replace(self._claimed.targets, results=dict(self._targets))
+        return replace(self._claimed.targets, results=self._known_targets())
+
+    def _known_targets(self) -> dict[str, TargetOutcome]:
+        """Return the targets as they stand; one that was sent a command nobody saw the end of is lost."""
+        known = dict(self._targets)
+        for intent in self._sent.values():
+            why = "a command was sent here and nobody knows how it ended"
+            before = known.get(intent.target, TargetOutcome())
+            known[intent.target] = replace(before, state=TargetState.LOST, reason=why, cell_id=intent.cell_id)
+        return known
 
 
 def _after(known: TargetOutcome, ended: e.TargetEnded) -> TargetOutcome:
     """Return a target's outcome after one more call: its first failure stays, and so does having been left out."""
     spent = round(known.duration_s + ended.duration_s, 3)
-    if _weight(ended.state) <= _weight(known.state):
+    done_after_all = known.state is TargetState.SKIPPED and ended.state is TargetState.OK and not ended.read_only
+    if _weight(ended.state) <= _weight(known.state) and not done_after_all:
         return replace(known, duration_s=spent)
     return TargetOutcome(
         state=ended.state,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from opsbook.archive.files import archive_errors, create
+from opsbook.archive.files import archive_errors, create, sync_folder
 from opsbook.model.event import Entry, Event
 from opsbook.redaction import Redactor
 
@@ -31,6 +31,7 @@ class Journal:
         self._prev = FIRST
         with archive_errors(f"create {file}"):
             self._descriptor = create(file, flags=os.O_APPEND)
+            sync_folder(file.parent)  # an intent on disk is worth nothing in a file that is not
 
     def append(self, events: Sequence[Event], *, durable: bool) -> list[Entry]:
         """Write events and return them as recorded: numbered, timed and redacted. All or none.

@@ -28,6 +28,8 @@ RECORD = "run.json"
 JOURNAL = "events.jsonl"
 LOCK = "lock"
 HOSTS = "hosts"
+DEPTH = 4
+"""Folders above a run's that may be new with it: day, month, year, and the archive itself."""
 _RUN_ID = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}Z-[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{6}")
 
 
@@ -105,8 +107,8 @@ class Claim:
                 make_folder(folder.path / HOSTS)
                 self._lock = create(folder.path / LOCK)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)  # a reader may look at it for a moment
-                sync_folder(folder.path)
-                sync_folder(folder.path.parent)
+                for place in (folder.path, *list(folder.path.parents)[:DEPTH]):
+                    sync_folder(place)
             except OSError:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,17 @@ class Questions:
         self._console = console
         self._view = view
 
-    def confirm(self, question: str) -> bool:
+    def confirm(self, question: str, *, bell: int) -> bool:
         """See `Prompter.confirm`."""
         live = self._view if not isinstance(self._view, PlainProgress) else None
         if live is not None:
             live.pause()
         try:
             self._console.print(f"{question} [y/N] ", end="", markup=False)
-            line = os.read(sys.stdin.fileno(), 1024)
-            return line.strip().lower() in {b"y", b"yes"}
+            ready, _, _ = select.select([sys.stdin.fileno(), bell], [], [])
+            if bell in ready:
+                return False
+            return os.read(sys.stdin.fileno(), 1024).strip().lower() in {b"y", b"yes"}
         except OSError:
             return False
         finally:

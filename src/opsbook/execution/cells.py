@@ -63,8 +63,20 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
             self._cell_id = self._run.parameters_cell if INJECTED_TAG in tags else cell.id
             if _SKIP_TAGS & set(tags) or self._run.is_frozen(cell.id):
                 self._end(cell, CellState.SKIPPED, 0.0, None)
-            elif not (self._broken or self._run.stopped) or ("always" in tags and self._run.kernel.alive):
-                self._broken = not self._execute(cell, index, tags) or self._broken
+                continue
+            # busy first, questions after: a signal that came between would find nothing to stop, and the cell would run
+            self._run.stopper.idle.clear()
+            try:
+                if self._may_run(tags):
+                    self._broken = not self._execute(cell, index, tags) or self._broken
+            finally:
+                self._run.stopper.idle.set()
+
+    def _may_run(self, tags: list[str]) -> bool:
+        """Whether a cell may start now; after a failure or a stop only an `always` cell may."""
+        if not (self._broken or self._run.stopped):
+            return True
+        return "always" in tags and self._run.kernel.alive and not self._run.recorder.failure
 
     def _execute(self, cell: Document, index: int, tags: list[str]) -> bool:
         """Run one cell; whether the next may run."""
@@ -72,6 +84,11 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
             return False
         if INJECTED_TAG not in tags:
             self._run.recorder.commit_now(CellStarted(cell_id=self._cell_id))
+        if not self._may_run(tags):
+            self._end(cell, CellState.NOT_RUN, 0.0, None)
+            return False
+        if "always" in tags:
+            self._run.channel.stopping.clear()  # its fleet calls work, until the next signal
         self.nb_man.cell_start(cell, cell_index=index)
         begun = time.monotonic()
         state, error = self._evidence(cell, index)
@@ -83,7 +100,6 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
 
     def _evidence(self, cell: Document, index: int) -> tuple[CellState, CellError | None]:
         """Run a cell in the kernel and say how it ended."""
-        self._run.stopper.idle.clear()
         self._run.kernel_client.cell_id = self._cell_id
         try:
             self.execute_cell(cell, index)
@@ -96,14 +112,13 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
             return CellState.INTERRUPTED if self._run.stopped else CellState.LOST, None
         finally:
             self._close_stream()
-            self._run.stopper.idle.set()
         return CellState.OK, None
 
     def _hint(self, raised: str) -> str:
         """Say what to do when the notebook's kernel is a Python that has no opsbook."""
         if raised != "No module named 'opsbook'":
             return ""
-        return f": the kernel {self.kernel_name!r} is another Python; install opsbook there, or use the kernel python3"
+        return f": the kernel {self._run.kernel_name!r} is another Python; install opsbook there, or choose python3"
 
     def _end(
         self, cell: Document, state: CellState, seconds: float, error: CellError | None, *, report: bool = True
@@ -125,9 +140,9 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         label = self._run.labels.get(cell.id, "this cell")
         granted, by = self._run.confirm(label)
         self._run.recorder.commit_now(GateAnswered(cell_id=cell.id, granted=granted, by=by))
-        if not granted:
+        if not granted and not self._run.stopped:
             self._run.refused = f'"{label}" was not confirmed'
-        return granted
+        return granted and not self._run.stopped
 
     def process_message(self, msg: dict[str, Any], cell: Document, cell_index: int) -> Any:
         """Take one message of the kernel (nbclient's hook), and record the text in it."""

@@ -169,7 +169,10 @@ def attach(run: RunInProgress) -> None:
         RunbookError: it ended, or was not ready in time.
     """
     client = _Client(run.kernel)
-    client.start_channels(stdin=False, hb=False)
+    try:
+        client.start_channels(stdin=False, hb=False)
+    except zmq.ZMQError as error:
+        raise RunbookError(f"the kernel's sockets cannot be reached: {error}") from error
     run.kernel_client, run.kernel_manager = client, _Owner(run.kernel)
     run_sync(_ready)(client, run)
 
@@ -223,11 +226,12 @@ def execute(
     return holder[0]
 
 
-def finish(run: RunInProgress, *, ask: bool) -> None:
+def finish(run: RunInProgress) -> None:
     """Ask the kernel to end if it lives, and end it."""
+    asked = run.kernel_client is not None and run.kernel.alive
     if run.kernel_client is not None:
-        if ask and run.kernel.alive:
+        if asked:
             run.kernel_client.shutdown()
         run.kernel_client.stop_channels()
         asyncio.set_event_loop(None)
-    run.kernel.end(asked=ask)
+    run.kernel.end(asked=asked)

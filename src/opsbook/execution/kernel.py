@@ -25,6 +25,8 @@ from opsbook.model.message import CHANNEL_VARIABLE
 
 OWN = "python3"
 """The kernel name that means opsbook's own interpreter."""
+LONGEST = 60
+"""Characters the place of a kernel's folder may have: a socket's whole path has about a hundred."""
 END_S = 2.0
 """Seconds a kernel may take to end after it was told to, before it is killed."""
 
@@ -88,12 +90,8 @@ class Kernel:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self, *, asked: bool) -> None:
-        """Wait shortly for a kernel that was asked to end, then end it and all it started, and remove its folder."""
+        """Wait shortly for a kernel that was asked to end, then kill it and all it started, and remove its folder."""
         if asked:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_S)
-        if self.alive:
-            self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(END_S)
         self.kill()
@@ -127,7 +125,10 @@ def start_kernel(name: str, *, channel: socket.socket, cwd: Path) -> Kernel:
         RunbookError: there is no such kernel, or it cannot be started.
     """
     argv = kernel_command(name)
-    folder = _private_folder()
+    try:
+        folder = _private_folder()
+    except (OSError, StopIteration) as error:
+        raise RunbookError("there is no folder for the kernel's sockets", "XDG_RUNTIME_DIR, TMPDIR or /tmp") from error
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("OPSBOOK_")},
         "IPYTHONDIR": str(folder / "ipython"),
@@ -143,8 +144,8 @@ def start_kernel(name: str, *, channel: socket.socket, cwd: Path) -> Kernel:
 
 def _private_folder() -> Path:
     """Make a folder only this user can enter, with a short path, that goes at the end."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    place = runtime if runtime and os.access(runtime, os.W_OK) else None
+    places = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")  # noqa: S108  the folder in it is ours alone
+    place = next(place for place in places if place and len(place) <= LONGEST and os.access(place, os.W_OK))
     return Path(tempfile.mkdtemp(prefix="opsbook-", dir=place))
 
 

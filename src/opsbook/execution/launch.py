@@ -7,7 +7,9 @@ opsbook is imported, so that an `opsbook.py` beside the notebook cannot take its
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Any
 
 import zmq
@@ -32,6 +34,15 @@ class KernelApp(IPKernelApp):
         os._exit(0)
 
 
+def _leave_it_to_the_runner(number: int, frame: FrameType | None) -> None:
+    """Go on after a SIGTERM. A service manager sends it to runner and kernel at once, and the kernel is needed.
+
+    It ends the remote commands, and the runner ends the kernel. A handler: what is ignored, children would ignore too.
+    """
+    del number, frame
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave_it_to_the_runner)
     sys.path.insert(0, "")  # a notebook may import its neighbours, now that they cannot take opsbook's place
     KernelApp.launch_instance(sys.argv[1:])

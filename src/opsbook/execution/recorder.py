@@ -106,6 +106,8 @@ class Recorder:
         except ArchiveError as error:
             self.failure = self.failure or str(error)
         for descriptor in self._hosts.values():
+            with suppress(OSError):
+                os.fsync(descriptor)
             os.close(descriptor)
 
     def _record(self, items: list[_Item]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from opsbook.execution.kernel import Kernel
+from opsbook.execution.channel import ChannelServer
+from opsbook.execution.kernel import OWN, Kernel
 from opsbook.execution.recorder import Recorder
 from opsbook.execution.stop import Stopper
 from opsbook.model.protocol import Prompter
@@ -20,12 +21,15 @@ class RunInProgress:
         runbook: Runbook,
         recorder: Recorder,
         kernel: Kernel,
+        channel: ChannelServer,
         stopper: Stopper,
         prompter: Prompter | None,
         injects: bool,
     ) -> None:
         self.recorder = recorder
         self.kernel = kernel
+        self.kernel_name = runbook.kernel or OWN
+        self.channel = channel
         self.stopper = stopper
         self._prompter = prompter
         self.injects = injects
@@ -51,4 +55,4 @@ class RunInProgress:
         """Ask about a gate; return the answer and who gave it."""
         if self._prompter is None:
             return True, "--yes"
-        return self._prompter.confirm(f'"{label}" comes next. Go on?'), "terminal"
+        return self._prompter.confirm(f'"{label}" comes next. Go on?', bell=self.stopper.bell), "terminal"

@@ -78,7 +78,7 @@ def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompte
     kernel_command(request.runbook.kernel)
     started_at = datetime.now(UTC)
     folder = run_folder(request.archive, new_run_id(request.runbook.name, started_at))
-    claimed = _claimed_record(request, folder.run_id, started_at)
+    claimed: RunRecord = Redactor().clean(_claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
     claim = Claim(folder)
     try:
         write_whole(folder.record, msgspec.json.encode(claimed))
@@ -182,17 +182,18 @@ class _Run:
             kernel = start_kernel(runbook.kernel, channel=channel.theirs, cwd=runbook.path.resolve().parent)
             channel.theirs.close()
             self._stopper.watch(channel, kernel)
-            return self._drive(kernel)
+            return self._drive(kernel, channel)
         finally:
             channel.close()
 
-    def _drive(self, kernel: Kernel) -> str:
+    def _drive(self, kernel: Kernel, channel: ChannelServer) -> str:
         from opsbook.execution import engine  # noqa: PLC0415  papermill is imported while the kernel boots
 
         state = RunInProgress(
             runbook=self._request.runbook,
             recorder=self._recorder,
             kernel=kernel,
+            channel=channel,
             stopper=self._stopper,
             prompter=self._prompter,
             injects=bool(self._request.binding.given),
@@ -212,7 +213,7 @@ class _Run:
             lost = "" if kernel.alive or self._stopper.signal else kernel.how_it_ended
             self._copy.keep(executed)
         finally:
-            engine.finish(state, ask=not lost and self._stopper.signal is None)
+            engine.finish(state)
         return lost
 
     def _welcome(self) -> Welcome:

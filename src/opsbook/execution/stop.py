@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +22,8 @@ from opsbook.execution.channel import ChannelServer
 from opsbook.execution.kernel import Kernel
 from opsbook.model.run import Operator
 
+_ENDING = 2
+"""Signals that let what runs end by itself."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 30.0
 """Seconds running commands may take to finish after a first Ctrl-C on a terminal."""
@@ -47,6 +49,13 @@ class Stopper:
         self.idle.set()
         self.signal: int | None = None
         """The first signal that asked the run to stop."""
+        self._bell, self._ring = os.pipe()
+        os.set_blocking(self._ring, False)
+
+    @property
+    def bell(self) -> int:
+        """A descriptor that becomes readable when a signal has come: what a question at a gate waits for too."""
+        return self._bell
 
     def watch(self, channel: ChannelServer, kernel: Kernel) -> None:
         """Name what is to be stopped."""
@@ -69,25 +78,29 @@ class Stopper:
             worker.join(1)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            os.close(self._bell)
+            os.close(self._ring)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signal is None:
             self.signal = number
         self._arrived.put(number)
+        with suppress(OSError):
+            os.write(self._ring, b"!")
 
     def _work(self) -> None:
-        number = self._arrived.get()
-        if not number:
-            return
-        name = signal.Signals(number).name
-        self._on_stop(name)
-        if self._channel is not None:
-            self._channel.stopping.set()
-        if self._patient and number == signal.SIGINT and self._finish_running():
-            return
-        if not self._ended(self._end_running):
-            self._kill()
+        """Answer one signal after the other: the first two end what runs, any further one kills the kernel at once."""
+        stops = 0
+        while number := self._arrived.get():
+            stops += 1
+            self._on_stop(signal.Signals(number).name)
+            if self._channel is not None:
+                self._channel.stopping.set()
+            if stops == 1 and self._patient and number == signal.SIGINT and self._finish_running():
+                continue
+            if stops > _ENDING or not self._ended(self._end_running):
+                self._kill()
 
     def _finish_running(self) -> bool:
         """Let running commands finish; whether they did before the patience or the next signal came."""
@@ -96,7 +109,7 @@ class Stopper:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and not self.idle.wait(0.1):
             if not self._arrived.empty():
-                return not self._arrived.get()
+                return False  # a second signal: end them now
         return self.idle.is_set()
 
     def _ended(self, end: Callable[[], float]) -> bool:

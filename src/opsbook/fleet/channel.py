@@ -46,7 +46,7 @@ class ChannelClient:
         self._pending: dict[int, _Pending] = {}
         self._lost = ""
         self._listener: Callable[[bool], bool] | None = None
-        self._outgoing: queue.Queue[m.FromKernel] = queue.Queue(_WAITING)
+        self._outgoing: queue.Queue[bytes] = queue.Queue(_WAITING)
         for work, name in ((self._write, "opsbook-channel-out"), (self._read, "opsbook-channel-in")):
             threading.Thread(target=work, name=name, daemon=True).start()
         answer = self._ask(lambda ticket: m.Hello(ticket=ticket, version=opsbook.__version__))
@@ -109,16 +109,15 @@ class ChannelClient:
         if self._lost:
             raise ChannelError(self._lost)
         try:
-            self._outgoing.put(message, timeout=ANSWER_S)
+            self._outgoing.put(msgspec.json.encode(message), timeout=ANSWER_S)
         except queue.Full:
             raise ChannelError(f"the runner took nothing for {ANSWER_S:g} s") from None
 
     def _write(self) -> None:
-        encoder = msgspec.json.Encoder()
         while True:
-            lines = [encoder.encode(self._outgoing.get())]
+            lines = [self._outgoing.get()]
             while len(lines) < _WAITING and not self._outgoing.empty():
-                lines.append(encoder.encode(self._outgoing.get()))
+                lines.append(self._outgoing.get())
             try:
                 self._sock.sendall(b"\n".join(lines) + b"\n")
             except OSError as error:

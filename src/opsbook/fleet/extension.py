@@ -87,6 +87,7 @@ class _Extension:
             if self._session.channel is not None:
                 sys.stdout.flush()
                 sys.stderr.flush()
+                self._session.await_calls()
                 self._session.channel.close_cell(self._session.cell_id)
 
     def _convert(self, source: str) -> None:

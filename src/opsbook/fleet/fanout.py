@@ -22,7 +22,7 @@ from opsbook.fleet.result import TargetResult
 from opsbook.fleet.session import Session
 from opsbook.model.event import CallEnded, CallStarted, Intent, TargetEnded, TargetOutput
 from opsbook.model.target import Target, TargetState
-from opsbook.ssh.result import CommandResult
+from opsbook.ssh.result import ChannelRefusedError, CommandResult
 from opsbook.ssh.script import Script, prepare
 
 DRAIN_S = 8.0
@@ -61,13 +61,18 @@ class Fanout:
         """Set when what runs has to end."""
         self._targets = tuple(targets)
         self._limits = limits
-        self._waiting = deque(self._targets)
+        self._digests = {target.name: operation.digest(target) for target in self._targets}
+        self._waiting: deque[Target] = deque()
+        self._closed = ""
+        """Why nothing new starts any more."""
         self._changed = threading.Condition()
         self._results: dict[str, TargetResult] = {}
         self._open = {target.name for target in self._targets}
         self._working: dict[str, _Worker] = {}
         self._interrupted = False
-        self._fatal: ChannelError | None = None
+        self._fatal: Exception | None = None
+        self._refused: RefusedError | None = None
+        """What the runner said when it did not let a command leave."""
 
     def run(self) -> dict[str, TargetResult]:
         """Work through all targets and return their results, in the fleet's order.
@@ -78,12 +83,12 @@ class Fanout:
         """
         names = tuple(target.name for target in self._targets)
         self.session.report(self._started(names))
+        self._line_up()
         self.session.enter(self)
         error = "stopped"
         try:
             if self.session.stopping:
                 self.cancel(hard=True)
-            self._skip_quarantined()
             self._work()
             error = ""
         finally:
@@ -94,7 +99,21 @@ class Fanout:
             raise self._fatal
         if self._interrupted:
             raise KeyboardInterrupt
+        if self._refused is not None:
+            raise self._refused
         return self._results_in_order(names)
+
+    def _line_up(self) -> None:
+        """Decide who is reached at all: nobody once a limit is passed, and none of the quarantined (SEMANTICS 1, 3)."""
+        changing = not self.operation.read_only and not self.options.include_failed
+        out = self.session.quarantined if changing else set()
+        with self._changed:
+            self._waiting.extend(target for target in self._targets if target.name not in out)
+            self.skip(
+                [target for target in self._targets if target.name in out], "an earlier change did not end well here"
+            )
+            if self.options.counted and any(limit.passed for limit in self._limits):
+                self._close("the limit was reached")
 
     def _results_in_order(self, names: tuple[str, ...]) -> dict[str, TargetResult]:
         """Return the results as the fleet names them, and behind them those of waves that will not come."""
@@ -104,10 +123,11 @@ class Fanout:
         """Start nothing new; with `hard`, end what runs. Called from the channel's thread."""
         with self._changed:
             self._interrupted = True
-            self._skip_waiting("the run is stopping")
+            self._close("the run is stopping")
             self._changed.notify_all()
         if hard:
             self._end_running()
+            self._settle_unsent()
 
     def skip(self, targets: Iterable[Target], reason: str) -> None:
         """Record targets this call will not reach."""
@@ -127,15 +147,6 @@ class Fanout:
             waves=self.options.waves,
         )
 
-    def _skip_quarantined(self) -> None:
-        """Leave out the targets whose last change did not end well (SEMANTICS 3)."""
-        if self.operation.read_only or self.options.include_failed:
-            return
-        out = [target for target in self._targets if target.name in self.session.quarantined]
-        for target in out:
-            self._waiting.remove(target)
-        self.skip(out, "an earlier change did not end well here")
-
     def _work(self) -> None:
         for _ in range(min(self.options.parallel, len(self._waiting))):
             threading.Thread(target=self._take_turns, name=f"opsbook-call-{self.number}", daemon=True).start()
@@ -145,7 +156,7 @@ class Fanout:
         except KeyboardInterrupt:
             self.cancel(hard=True)
             with self._changed:
-                self._changed.wait_for(lambda: not self._working, timeout=DRAIN_S)
+                self._changed.wait_for(lambda: not self._open, timeout=DRAIN_S)
             raise
 
     def _take_turns(self) -> None:
@@ -161,7 +172,7 @@ class Fanout:
             try:
                 result = self._perform(worker)
                 self._settle(target, result, time.monotonic() - begun)
-            except ChannelError as error:
+            except Exception as error:  # noqa: BLE001  a worker that dies in silence would leave the main thread waiting
                 self._give_up(error)
             finally:
                 with self._changed:
@@ -173,7 +184,10 @@ class Fanout:
             return self.operation.perform(worker)
         except ConnectError as error:
             return CommandResult(state=TargetState(error.state), reason=str(error))
+        except _ClosedError as error:
+            return CommandResult(state=TargetState.SKIPPED, reason=str(error))
         except RefusedError as error:
+            self._refused = error
             return CommandResult(state=TargetState.SKIPPED, reason=str(error))
         except ChannelError:
             raise
@@ -181,26 +195,27 @@ class Fanout:
             return CommandResult(state=TargetState.FAILED, reason=f"internal error: {type(error).__name__}: {error}")
 
     def _settle(self, target: Target, result: CommandResult, seconds: float) -> None:
-        """Report a result, then count it, then let others see it."""
+        """Report a result, then count it, then let others see it. A target's first result is the one that holds."""
+        with self._changed:
+            if target.name in self._results:
+                return
+            self._results[target.name] = TargetResult(target=target.name, duration_s=seconds, **asdict(result))
         try:
             self.session.report(self._ended(target, result, seconds))
         except ChannelError as error:
             self._give_up(error)
             return
-        made = TargetResult(target=target.name, duration_s=seconds, **asdict(result))
         with self._changed:
-            self._results[target.name] = made
             self._open.discard(target.name)
             if result.state.is_failure:
                 self._count_failure(target)
-            elif not self.operation.read_only and result.state is TargetState.OK:
-                self.session.quarantined.discard(target.name)
             self._changed.notify_all()
 
-    def _give_up(self, error: ChannelError) -> None:
-        """The runner is gone: start nothing more and let the main thread say so."""
+    def _give_up(self, error: Exception) -> None:
+        """The runner is gone, or this code is broken: start nothing more and let the main thread say so."""
         with self._changed:
-            self._fatal = error
+            self._fatal = self._fatal or error
+            self._closed = self._closed or str(error)
             self._waiting.clear()
             self._changed.notify_all()
 
@@ -210,7 +225,7 @@ class Fanout:
             cell_id=self.cell_id,
             target=target.name,
             kind=self.operation.kind,
-            digest=self.operation.digest(target),
+            digest=self.digest(target.name),
             duration_s=round(seconds, 3),
             read_only=self.operation.read_only,
             counted=self.options.counted,
@@ -225,15 +240,39 @@ class Fanout:
         for limit in self._limits:
             limit.note(target.name)
         if any(limit.passed for limit in self._limits):
-            self._skip_waiting("the limit was reached")
-            for limit in self._limits:
-                self.skip(limit.give_up(), "the limit was reached")
+            self._close("the limit was reached")
             if self.options.hard_stop:
                 self._end_running()
 
-    def _skip_waiting(self, reason: str) -> None:
-        left, self._waiting = tuple(self._waiting), deque()
+    def _close(self, reason: str) -> None:
+        """Start nothing new: skip those who wait, and those whose wave will not come."""
+        self._closed = self._closed or reason
+        left = list(self._waiting)
+        self._waiting.clear()
+        if any(limit.passed for limit in self._limits):
+            left += [target for limit in self._limits for target in limit.give_up()]
         self.skip(left, reason)
+
+    def check_open(self) -> None:
+        """Return if something new may still leave.
+
+        Raises:
+            _ClosedError: the limit was passed meanwhile, or the run is stopping.
+        """
+        with self._changed:
+            if self._closed:
+                raise _ClosedError(self._closed)
+
+    def mark_sent(self, worker: _Worker, *, first: bool, changing: bool) -> None:
+        """Note that something leaves now, unless the call has closed: one step, so that no cancel comes between."""
+        with self._changed:
+            if first:
+                self.check_open()
+            worker.sent, worker.changed = True, worker.changed or changing
+
+    def digest(self, name: str) -> str:
+        """Return what identifies this call on a target; empty for one of another wave."""
+        return self._digests.get(name, "")
 
     def _end_running(self) -> None:
         self.cancelled.set()
@@ -241,6 +280,13 @@ class Fanout:
             workers = list(self._working.values())
         for worker in workers:
             worker.cancel()
+
+    def _settle_unsent(self) -> None:
+        """Give up the targets nothing was sent to yet, such as those still connecting: nobody has to wait for them."""
+        with self._changed:
+            unsent = [worker.target for worker in self._working.values() if not worker.sent]
+        for target in unsent:
+            self._settle(target, CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent"), 0.0)
 
 
 class _Worker:
@@ -252,6 +298,9 @@ class _Worker:
         self.target = target
         self._lock = threading.Lock()
         self._cancel_command = _nothing
+        self.sent = False
+        """Whether anything was sent here: what is under way goes on when the call closes."""
+        self.changed = False
 
     def run(
         self,
@@ -266,7 +315,6 @@ class _Worker:
         try:
             return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
         except _StaleError:
-            self.disconnect()
             return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
 
     def _run_once(
@@ -283,14 +331,26 @@ class _Worker:
         if self._fanout.cancelled.is_set():
             command.cancel()
         try:
-            return command.run(lambda: self._intend(boot_id) if changing else None)
+            return command.run(lambda: self._before_send(boot_id, changing=changing))
+        except ChannelRefusedError:
+            raise  # others work on this connection
         except ConnectError as error:
             if fresh:
                 raise
+            self._session.pool.drop(self.target, connection)
             raise _StaleError(str(error), error.state) from error
         finally:
             with self._lock:
                 self._cancel_command = _nothing
+
+    def _before_send(self, boot_id: str | None, *, changing: bool) -> None:
+        """Let a command leave: not when the call has closed meanwhile, and a changing one with its intent on disk."""
+        first = not self.sent or (changing and not self.changed)
+        if first:
+            self._fanout.check_open()
+        if changing:
+            self._intend(boot_id)
+        self._fanout.mark_sent(self, first=first, changing=changing)
 
     def disconnect(self) -> None:
         """See `Work.disconnect`."""
@@ -312,7 +372,7 @@ class _Worker:
                 call=self._fanout.number,
                 cell_id=self._fanout.cell_id,
                 target=self.target.name,
-                digest=self._fanout.operation.digest(self.target),
+                digest=self._fanout.digest(self.target.name),
                 kind=self._fanout.operation.kind,
                 boot_id=boot_id,
             )
@@ -320,6 +380,10 @@ class _Worker:
 
     def _said(self, stream: str, text: str) -> None:
         self._session.report(TargetOutput(call=self._fanout.number, target=self.target.name, stream=stream, text=text))
+
+
+class _ClosedError(RefusedError):
+    """This call starts nothing new."""
 
 
 class _StaleError(ConnectError):

@@ -36,13 +36,13 @@ class Fleet:
         session: Session,
         targets: Iterable[Target],
         *,
-        limit: Limit | None = None,
+        limits: tuple[Limit, ...] = (),
         wave: int | None = None,
         waves: int | None = None,
     ) -> None:
         self._session = session
         self._targets = {target.name: target for target in targets}
-        self._limit = limit
+        self._limits = limits
         self._wave = wave
         self._waves = waves
 
@@ -70,7 +70,7 @@ class Fleet:
         """Return the fleet of these targets; its calls share this one's limit."""
         kept = set(names)
         chosen = [target for target in self if target.name in kept]
-        return Fleet(self._session, chosen, limit=self._limit, wave=self._wave, waves=self._waves)
+        return Fleet(self._session, chosen, limits=self._limits, wave=self._wave, waves=self._waves)
 
     def where(self, wanted: Callable[[Target], bool]) -> Fleet:
         """Return the fleet of the wanted targets: `web.where(lambda t: t.vars.get("role") == "edge")`."""
@@ -112,7 +112,6 @@ class Fleet:
             as_user=as_user,
             shell=shell,
         )
-        prepare(made, marker="")  # what no shell could read is the author's mistake, not each target's
         operation = RunScript(
             script=made,
             timeout_s=self._session.options.command_timeout_s if timeout is None else parse_duration(timeout),
@@ -139,6 +138,8 @@ class Fleet:
         Raises:
             FleetError: more targets failed than `max_fail` allows.
         """
+        if not command.split():
+            raise UsageError("reboot() needs a command", "such as command='systemctl reboot'")
         operation = Reboot(script=Script(text=command, sudo=sudo), timeout_s=parse_duration(timeout))
         options = self._options(parallel, check=check, include_failed=include_failed, hard_stop=False)
         return self._call(operation, options, max_fail)
@@ -164,7 +165,7 @@ class Fleet:
         return self._call(operation, options, max_fail)
 
     def waves(self, sizes: str = "1,25%,100%", *, max_fail: int | str | None = None) -> Iterator[Fleet]:
-        """Yield this fleet in waves. One limit holds for all calls on all of them together.
+        """Yield this fleet in waves. One limit holds for all calls on all of them together, besides those above it.
 
         Each size is a number of targets or a percentage of this fleet; the last one repeats.
         """
@@ -178,7 +179,7 @@ class Fleet:
         planned = tuple(tuple(target.name for target in part) for part in parts)
         self._session.report(WavesPlanned(cell_id=self._session.cell_id, waves=planned))
         for number, part in enumerate(parts, start=1):
-            yield Fleet(self._session, part, limit=limit, wave=number, waves=len(parts))
+            yield Fleet(self._session, part, limits=(*self._limits, limit), wave=number, waves=len(parts))
 
     def _own_limit(self, max_fail: int | str | None) -> Limit:
         return Limit(self._session.options.max_fail if max_fail is None else max_fail, self)
@@ -198,8 +199,9 @@ class Fleet:
 
     def _call(self, operation: Operation, options: CallOptions, max_fail: int | str | None) -> FleetResult:
         """Fan out, then judge: the one place where a call on many targets becomes a success or a `FleetError`."""
-        own = None if max_fail is None and self._limit is not None else self._own_limit(max_fail)
-        limits = tuple(limit for limit in (self._limit, own) if limit is not None)
+        prepare(operation.script, marker="")  # what no shell could read is the author's mistake, not each target's
+        own = () if max_fail is None and self._limits else (self._own_limit(max_fail),)
+        limits = (*self._limits, *own)
         for limit in limits:
             limit.begin(self.names)
         begun = time.monotonic()

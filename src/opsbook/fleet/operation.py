@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shlex
 import time
 from typing import Protocol
 
@@ -61,6 +62,10 @@ class Operation(Protocol):
     @property
     def kind(self) -> str:
         """`run`, `reboot` or `wait_until`."""
+
+    @property
+    def script(self) -> Script:
+        """What is sent."""
 
     @property
     def text(self) -> str:
@@ -156,10 +161,12 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
 
     def _detached(self) -> Script:
         """Return a script that reboots a second later, so that this one can still say that it was understood."""
+        name = shlex.quote(self.script.text.split()[0])
         text = (
             'PATH="$PATH:/usr/sbin:/sbin"\n'
-            f"command -v {self.script.text.split()[0]} >/dev/null || {{ echo 'no such command' >&2; exit 127; }}\n"
-            f"$(command -v setsid || true) sh -c 'sleep 1; {self.script.text}' </dev/null >/dev/null 2>&1 &"
+            f"command -v {name} >/dev/null || {{ echo no such command: {name} >&2; exit 127; }}\n"
+            f"$(command -v setsid || true) sh -c {shlex.quote(f'sleep 1; {self.script.text}')} "
+            "</dev/null >/dev/null 2>&1 &"
         )
         return msgspec.structs.replace(self.script, text=text)
 

@@ -58,12 +58,14 @@ class Pool:
             self._open[target.name] = made
             return made, True
 
-    def drop(self, target: Target) -> None:
-        """Close the connection to a target, if there is one: the next command opens another."""
+    def drop(self, target: Target, connection: Connection | None = None) -> None:
+        """Close the connection to a target, this one if one is named: the next command opens another."""
         with self._lock:
-            known = self._open.pop(target.name, None)
-        if known is not None:
-            known.close()
+            known = self._open.get(target.name)
+            if known is None or (connection is not None and known is not connection):
+                return
+            del self._open[target.name]
+        known.close()
 
     def close(self) -> None:
         """Close every connection."""

@@ -61,7 +61,7 @@ class Session:
         self.quarantined: set[str] = set()
         self.stopping = False
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._in_flight: set[InFlight] = set()
         if channel is not None:
             channel.on_cancel(self.cancel)
@@ -105,6 +105,12 @@ class Session:
         """A fan-out is over."""
         with self._lock:
             self._in_flight.discard(call)
+            self._lock.notify_all()
+
+    def await_calls(self) -> None:
+        """Return when no call is in flight: one that the author's own thread made belongs to the cell it began in."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._in_flight)
 
     def cancel(self, hard: bool) -> bool:  # noqa: FBT001  the channel's listener
         """Stop: start nothing new; with `hard` end what runs. Whether there was anything to end."""

@@ -54,5 +54,5 @@ class Channel(Protocol):
 class Prompter(Protocol):
     """Asks the person at the terminal. A run without a terminal has none."""
 
-    def confirm(self, question: str) -> bool:
-        """Whether the answer was yes. End of input is a no."""
+    def confirm(self, question: str, *, bell: int) -> bool:
+        """Whether the answer was yes. End of input is a no, and so is anything on the descriptor `bell`."""

@@ -193,6 +193,7 @@ def make_document(runbook: Runbook) -> Document:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        str(path).encode()
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise RunbookError(f"{path} is not a regular file", "a runbook is a local .ipynb file")
@@ -203,9 +204,11 @@ def _read_bytes(path: Path) -> bytes:
         near = sorted(other.name for other in path.parent.glob("*.ipynb")) if path.parent.is_dir() else []
         hint = f"notebooks in {path.parent}: {', '.join(near[:6])}" if near else "give the path of a .ipynb file"
         raise RunbookError(f"no such runbook: {path}", hint) from None
+    except UnicodeEncodeError:
+        raise RunbookError(f"the path {str(path)!r} is not valid Unicode", "rename the file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise RunbookError(f"cannot read {path}: {reason}") from error
+        raise RunbookError(f"cannot read {path}: {reason}", "a runbook is a local .ipynb file") from error
 
 
 def _decode(raw: bytes, path: Path) -> _Notebook:

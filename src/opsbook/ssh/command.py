@@ -17,7 +17,7 @@ from opsbook.errors import ConnectError
 from opsbook.model.target import TargetState
 from opsbook.ssh.capture import Capture
 from opsbook.ssh.connection import Connection
-from opsbook.ssh.result import CommandResult
+from opsbook.ssh.result import ChannelRefusedError, CommandResult
 from opsbook.ssh.script import STOP, Prepared
 
 CHANNEL_S = 15.0
@@ -25,7 +25,9 @@ CHANNEL_S = 15.0
 STOP_S = 3.0
 """Seconds a command may take to end after it was told to: TERM, KILL a second later, and the way back."""
 LINGER_S = 1.0
-"""Seconds to wait for more output after the exit code: a child left behind may hold the streams open for ever."""
+"""Seconds of silence after the exit code that end the waiting for more output."""
+LINGER_MOST_S = 10.0
+"""Seconds output may go on after the exit code."""
 SUDO_S = 15.0
 _READ = 64 * 1024
 
@@ -78,6 +80,14 @@ class Command:
         Raises:
             ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
         """
+        if not self._connection.channels.acquire(timeout=max(0.1, self._deadline - time.monotonic())):
+            raise ChannelRefusedError("it was busy with other commands of this run", TargetState.UNREACHABLE)
+        try:
+            return self._run_on_channel(before_send)
+        finally:
+            self._connection.channels.release()
+
+    def _run_on_channel(self, before_send: Callable[[], None]) -> CommandResult:
         channel = self._open()
         listeners, number = self._connection.transport.on_exit, channel.get_id()
         listeners[number] = self._wake.set
@@ -96,6 +106,8 @@ class Command:
         seconds = min(CHANNEL_S, max(0.1, self._deadline - time.monotonic()))
         try:
             return self._connection.transport.open_session(timeout=seconds)
+        except paramiko.ChannelException as error:
+            raise ChannelRefusedError(f"one more command was refused: {error.text}", TargetState.UNREACHABLE) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             message = f"no channel could be opened: {str(error) or 'the connection ended'}"
             raise ConnectError(message, TargetState.UNREACHABLE) from error
@@ -142,22 +154,36 @@ class Command:
         stopping: TargetState | None = None
         patience = self._deadline
         while True:
-            arrived = self._drain(channel)
-            now = time.monotonic()
-            if channel.closed or (channel.eof_received and channel.exit_status_ready()):
+            self._drain(channel)
+            if channel.closed or channel.exit_status_ready():
                 break
-            if channel.exit_status_ready():
-                # the exit code is known; output may still be on its way, or held open by a child left behind
-                patience = now + LINGER_S if arrived or patience > now + LINGER_S else patience
-            elif stopping is None and (self._cancelled.is_set() or now >= self._deadline):
+            now = time.monotonic()
+            if stopping is None and (self._cancelled.is_set() or now >= self._deadline):
                 stopping = TargetState.CANCELLED if self._cancelled.is_set() else TargetState.TIMED_OUT
                 patience = now + STOP_S
                 self._tell_to_stop(channel)
             if now >= patience:
                 break
             self._wake.wait(patience - now)
+        held = not self._drain_rest(channel)
+        return self._judge(channel, stopping, held=held)
+
+    def _drain_rest(self, channel: paramiko.Channel) -> bool:
+        """Take the output that is still on its way when the end is known; whether that came to an end too.
+
+        A child left behind may hold the streams open for ever, silent or not: the waiting has an end of its own.
+        """
+        limit = time.monotonic() + LINGER_MOST_S
+        quiet = time.monotonic() + LINGER_S
+        while not (channel.closed or channel.eof_received):
+            now = time.monotonic()
+            if now >= min(quiet, limit) or self._cancelled.is_set():
+                return False
+            self._wake.wait(min(quiet, limit) - now)
+            if self._drain(channel):
+                quiet = time.monotonic() + LINGER_S
         self._drain(channel)
-        return self._judge(channel, stopping)
+        return True
 
     def _drain(self, channel: paramiko.Channel) -> bool:
         """Take all that has arrived on both streams; whether there was any."""
@@ -177,7 +203,7 @@ class Command:
         except (OSError, EOFError, paramiko.SSHException):
             self._wake.set()  # the link is gone: the loop will see that
 
-    def _judge(self, channel: paramiko.Channel, stopping: TargetState | None) -> CommandResult:
+    def _judge(self, channel: paramiko.Channel, stopping: TargetState | None, *, held: bool) -> CommandResult:
         """Say how it ended, from what the target told."""
         code = channel.exit_status if channel.exit_status_ready() and channel.exit_status >= 0 else None
         signal = self._connection.transport.exit_signals.pop(channel.get_id(), None)
@@ -191,7 +217,8 @@ class Command:
         if code is None:
             reason = "the link was lost; the command may still be running"
             return self._finish(channel, TargetState.LOST, reason)
-        return self._finish(channel, TargetState.OK if code == 0 else TargetState.FAILED, "", code=code)
+        reason = "a process it left behind still holds its output" if held and code == 0 else ""
+        return self._finish(channel, TargetState.OK if code == 0 else TargetState.FAILED, reason, code=code)
 
     def _finish(
         self,

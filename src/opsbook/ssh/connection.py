@@ -27,6 +27,8 @@ DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 MAX_KEYS = 5
 """sshd allows six attempts before it hangs up."""
 KEEPALIVE_S = 15
+CHANNELS = 8
+"""Commands on one connection at a time: sshd allows ten sessions."""
 
 
 class Connection:
@@ -35,6 +37,8 @@ class Connection:
     def __init__(self, target: Target, transport: FleetTransport, sock: QuickSocket) -> None:
         self.target = target
         self.transport = transport
+        self.channels = threading.BoundedSemaphore(CHANNELS)
+        """Taken by each command under way."""
         self._sock = sock
 
     @property

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from opsbook.errors import ConnectError
 from opsbook.model.target import TargetState
+
+
+class ChannelRefusedError(ConnectError):
+    """The target is there and has no room for one more command on this connection: nothing was sent."""
 
 
 class CommandResult(Struct, frozen=True, kw_only=True):

@@ -65,11 +65,14 @@ def prepare(script: Script, *, marker: str) -> Prepared:
     """Return the command line and the payload for a script.
 
     Raises:
-        UsageError: the script holds a NUL, or a variable's name is not one.
+        UsageError: the script holds a NUL or is not Unicode, or a variable's name is not one.
     """
     if "\0" in script.text:
         raise UsageError("the script holds a NUL character, which no shell can read")
-    payload = (_WATCH + _settings(script) + "\n" + script.text + _LEAVE).encode("utf-8", "surrogateescape")
+    try:
+        payload = (_WATCH + _settings(script) + "\n" + script.text + _LEAVE).encode()
+    except UnicodeEncodeError:
+        raise UsageError("the script, or a variable in it, is not valid Unicode") from None
     pick = _PICK if script.shell is None else f"set -- {script.shell}"
     read = f'eval "$(head -c {len(payload)})"'
     if not script.sudo:
