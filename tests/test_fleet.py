@@ -362,6 +362,6 @@ def test_a_reboot_command_is_run_as_it_was_written(notebook, folder):
     with pytest.raises(FleetError):
         notebook.fleet("web1").reboot(command=command, timeout="4s")
     assert (folder / "with blank").exists()
-    assert "it never went down" in [e.reason for e in notebook.events if type(e).__name__ == "TargetEnded"][0]
+    assert "it never went down" in next(e.reason for e in notebook.events if type(e).__name__ == "TargetEnded")
     with pytest.raises(UsageError):
         notebook.fleet("web1").reboot(command=" ")
