@@ -6,7 +6,9 @@ Commands are imported when they are run, so that `--help` and a refused command 
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -84,18 +86,28 @@ def _run(args: list[str]) -> int:
         result = cli.main(args, prog_name="opsbook", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.UsageError as error:
-        what, _, hint = error.format_message().partition("\n")
-        where = error.ctx.command_path if error.ctx else "opsbook"
-        return _fail(what, hint or f"see {where} --help", ExitCode.USAGE, args)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", "", ExitCode.SIGNAL + 2, args)
-    except OpsbookError as error:
-        return _fail(str(error), error.hint, error.exit_code, args)
-    except Exception as error:  # noqa: BLE001  the last border: a defect of ours is two lines too, unless asked for
-        what = f"internal error: {type(error).__name__}: {error}"
-        return _fail(what, "opsbook --debug … shows where", ExitCode.INTERNAL, args)
+    except (BrokenPipeError, SystemExit):
+        return 0  # whoever read our output has seen enough (click leaves by SystemExit then)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last border: a defect of ours is two lines too
+        return _fail(*_explain(error), args)
     return int(result) if isinstance(result, int) else 0
+
+
+def _explain(error: BaseException) -> tuple[str, str, int]:
+    """Return what went wrong, what to do about it, and the exit code."""
+    match error:
+        case OpsbookError():
+            return str(error), error.hint, error.exit_code
+        case click.UsageError():
+            what, _, hint = error.format_message().partition("\n")
+            where = error.ctx.command_path if error.ctx else "opsbook"
+            return what, hint or f"see {where} --help", ExitCode.USAGE
+        case click.Abort() | KeyboardInterrupt():
+            return "interrupted", "", ExitCode.SIGNAL + signal.SIGINT
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return f"cannot write: {error.strerror}", "make room, or write elsewhere", ExitCode.FAILED
+    what = f"internal error: {type(error).__name__}: {error}"
+    return what, "opsbook --debug … shows where", ExitCode.INTERNAL
 
 
 def _fail(what: str, hint: str, code: int, args: list[str]) -> int:

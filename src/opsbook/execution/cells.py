@@ -76,7 +76,11 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         """Whether a cell may start now; after a failure or a stop only an `always` cell may."""
         if not (self._broken or self._run.stopped):
             return True
-        return "always" in tags and self._run.kernel.alive and not self._run.recorder.failure
+        if "always" not in tags or self._run.recorder.failure:
+            return False
+        if not self._run.kernel.alive:
+            self._run.notes.append(f'"{self._run.labels[self._cell_id]}" (always) did not run: the kernel was gone')
+        return self._run.kernel.alive
 
     def _execute(self, cell: Document, index: int, tags: list[str]) -> bool:
         """Run one cell; whether the next may run."""

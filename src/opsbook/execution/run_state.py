@@ -39,6 +39,8 @@ class RunInProgress:
         self._frozen = {cell.id for cell in runbook.cells if cell.frozen}
         self.kernel_client: Any = None
         self.kernel_manager: Any = None
+        self.notes: list[str] = []
+        """What a reader of the record should know besides."""
         self.refused = ""
         """What a gate said, when it said no."""
 

@@ -252,5 +252,6 @@ class _Run:
     def _judged(self, ending: Ending) -> RunRecord:
         """Return the record of the run, ended like this, redacted."""
         fold = self._recorder.fold
+        notes = tuple(self._state.notes) if self._state else ()
         record: RunRecord = self._redactor.clean(fold.record(fold.judge(ending), datetime.now(UTC)))
-        return record
+        return replace(record, notes=notes)
