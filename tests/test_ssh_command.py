@@ -79,7 +79,11 @@ def test_a_command_cannot_read_the_script_as_its_input(connection):
 
 def test_a_large_script_is_in_no_argument_list(connection):
     word = "needle-7c1f"
-    text = f"# {word}\n" + ": filler filler filler filler\n" * 20_000 + "ps -eo args | grep -c needle-7c1[f] || true"
+    text = (
+        f"# {word}\n"
+        + ": filler filler filler filler filler filler filler filler\n" * 9_000
+        + "ps -eo args | grep -c needle-7c1[f] || true"
+    )
     assert run(connection, text)[0].stdout == "0\n"
 
 
@@ -240,3 +244,61 @@ def test_the_private_names_of_paramiko_that_are_used_still_stand():
     assert callable(paramiko.Channel._handle_request)
     assert callable(paramiko.Transport._send_user_message)
     assert paramiko.common.MSG_CHANNEL_REQUEST in paramiko.Transport._channel_handler_table
+
+
+def test_a_script_that_waits_for_its_children_does_not_wait_for_ours(connection):
+    result, _ = run(connection, "sleep 0.2 & sleep 0.3 & wait\necho waited")
+    assert (result.state, result.stdout) == (TargetState.OK, "waited\n")
+
+
+def test_a_script_that_kills_itself_is_over(connection, tmp_path):
+    result, _ = run(connection, f"kill $$; sleep 0.3; touch {tmp_path}/after")
+    assert (result.state, result.signal) == (TargetState.FAILED, "TERM")
+    time.sleep(0.6)
+    assert not (tmp_path / "after").exists()
+
+
+@pytest.mark.parametrize("shell", ["bash -eu", "sh -eu", "bash --posix -eu"])
+def test_a_chosen_shell_says_nothing_of_its_own(connection, shell):
+    result, _ = run(connection, "echo out", shell=shell)
+    assert (result.stdout, result.stderr) == ("out\n", "")
+
+
+def test_a_process_group_of_its_own_does_not_escape_a_stop(connection):
+    result, _ = run(connection, "timeout 4714.5 sleep 4713.5", stop_after=0.5)
+    assert result.state is TargetState.CANCELLED
+    time.sleep(1.2)
+    assert not survivors("4713.5")
+
+
+def test_what_escapes_a_stop_is_reported(connection):
+    result, _ = run(connection, "setsid sleep 4715.5", timeout_s=0.5)
+    assert result.state is TargetState.TIMED_OUT
+    assert "still" in result.reason
+    subprocess.run(["pkill", "-f", "sleep 4715.[5]"], check=False)
+
+
+def test_nothing_of_ours_stays_on_a_target_after_a_command(connection):
+    for _ in range(10):
+        run(connection, "true")
+    deadline = time.monotonic() + 5
+    while survivors("head -c") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not survivors("head -c")
+
+
+def test_scripts_end_as_shells_do(connection):
+    ends = {
+        "# only a comment": (0, ""),
+        "": (0, ""),
+        "cat <<EOF\nhere\nEOF": (0, "here\n"),
+        "trap 'echo bye' EXIT; echo in; exit 4": (4, "in\nbye\n"),
+        "exec sh -c 'exit 9'": (9, ""),
+        "f() { exit 3; }\nf\necho never": (3, ""),
+        "set +e; false; echo on": (0, "on\n"),
+        "exec 3>&2; echo three": (0, "three\n"),
+        "echo unset: $nothing": (1, ""),
+    }
+    for text, (code, out) in ends.items():
+        result, _ = run(connection, text)
+        assert (result.exit_code, result.stdout) == (code, out), text

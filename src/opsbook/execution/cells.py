@@ -76,11 +76,13 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         """Whether a cell may start now; after a failure or a stop only an `always` cell may."""
         if not (self._broken or self._run.stopped):
             return True
-        if "always" not in tags or self._run.recorder.failure:
+        if "always" not in tags:
             return False
-        if not self._run.kernel.alive:
-            self._run.notes.append(f'"{self._run.labels[self._cell_id]}" (always) did not run: the kernel was gone')
-        return self._run.kernel.alive
+        gone = "the journal cannot be written" if self._run.recorder.failure else ""
+        gone = gone or ("" if self._run.kernel.alive else "the kernel was gone")
+        if gone:
+            self._run.notes.append(f'"{self._run.labels[self._cell_id]}" (always) did not run: {gone}')
+        return not gone
 
     def _execute(self, cell: Document, index: int, tags: list[str]) -> bool:
         """Run one cell; whether the next may run."""

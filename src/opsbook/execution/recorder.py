@@ -113,7 +113,9 @@ class Recorder:
     def _record(self, items: list[_Item]) -> None:
         """Write a batch, sync if anyone asked for it, then tell."""
         events = [item.event for item in items if item.event is not None]
-        seen: list[Entry] = []
+        seen = [] if not self.failure else [self._unrecorded(event) for event in events]
+        for entry in seen:
+            self.fold.apply(entry)  # what happens is still true when it can no longer be written
         if not self.failure:
             try:
                 seen = self._write(events, durable=any(item.durable for item in items))
@@ -151,9 +153,9 @@ class Recorder:
                 while data:
                     data = data[os.write(self._hosts[output.target], data) :]
 
-    def _unrecorded(self, output: TargetOutput) -> Entry:
-        """Return target output as an entry for observers: it has no number, because the journal does not hold it."""
-        return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=self._redactor.clean(output))
+    def _unrecorded(self, event: Event) -> Entry:
+        """Return an event as an entry without a number, because the journal does not hold it: what targets say."""
+        return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=self._redactor.clean(event))
 
 
 class _Pump:

@@ -99,24 +99,24 @@ class Stopper:
                 self._channel.stopping.set()
             if stops == 1 and self._patient and number == signal.SIGINT and self._finish_running():
                 continue
-            if stops > _ENDING or not self._ended(self._end_running):
+            if stops > _ENDING or not self._ended(self._end_running, hurried=stops == _ENDING):
                 self._kill()
 
     def _finish_running(self) -> bool:
-        """Let running commands finish; whether they did before the patience or the next signal came."""
+        """Let running commands finish; whether that is done with: they did, or the next signal has come."""
         if self._channel is None or not self._channel.cancel(hard=False, answer_s=ANSWER_S):
             return False
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and not self.idle.wait(0.1):
             if not self._arrived.empty():
-                return False  # a second signal: end them now
+                return True  # its own turn ends them
         return self.idle.is_set()
 
-    def _ended(self, end: Callable[[], float]) -> bool:
-        """Run `end`, and wait for the cell to be over for as long as it says; another signal ends the waiting."""
+    def _ended(self, end: Callable[[], float], *, hurried: bool) -> bool:
+        """Run `end`, and wait for the cell to be over for as long as it says; when hurried, until the next signal."""
         deadline = time.monotonic() + end()
         while not self.idle.wait(0.05):
-            if time.monotonic() > deadline or not self._arrived.empty():
+            if time.monotonic() > deadline or (hurried and not self._arrived.empty()):
                 return False
         return True
 
@@ -150,12 +150,14 @@ def stop_run(operator: Operator, *, here: str, alive: Callable[[], bool], wait_s
     Raises:
         OpsbookError: it cannot be asked: it is over, on another machine, or somebody else's.
     """
-    if not alive() or process_start(operator.pid) != operator.process_started:
-        raise OpsbookError("the run is over already")
     if operator.host != here:
         raise OpsbookError(f"the run's process is on {operator.host}", "stop it from there")
+    if not alive() or process_start(operator.pid) != operator.process_started:
+        raise OpsbookError("the run is over already", "opsbook show says how it ended")
     try:
         os.kill(operator.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
     except PermissionError:
         raise OpsbookError(f"the run belongs to {operator.user}", "only its owner can stop it") from None
     deadline = time.monotonic() + wait_s

@@ -15,7 +15,7 @@ from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.session import current
 from opsbook.model.amount import parse_duration
 from opsbook.model.event import MetricRecorded
-from opsbook.model.target import JsonValue
+from opsbook.model.target import JsonValue, unstorable
 from opsbook.redaction import Secret, is_reference
 
 
@@ -39,8 +39,8 @@ def record(name: str, value: JsonValue) -> None:
         plain = msgspec.json.decode(msgspec.json.encode(value))
     except (TypeError, ValueError) as error:
         raise UsageError(f"metric {name!r}: {error}", "record numbers, text, and lists of them") from error
-    if isinstance(value, float) and plain is None:
-        raise UsageError(f"metric {name!r}: {value} is not a number that can be recorded")
+    if why := unstorable(value):
+        raise UsageError(f"metric {name!r}: {why}", "record what JSON can hold")
     current().report(MetricRecorded(name=str(name), value=plain))
 
 

@@ -5,6 +5,7 @@ Reading an inventory or a pattern is the inventory room's work; reaching a targe
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -12,6 +13,19 @@ from msgspec import Struct
 
 JsonValue: TypeAlias = Any
 """A value JSON can carry: None, bool, int, float, str, or lists and string-keyed mappings of these."""
+
+
+def unstorable(value: JsonValue) -> str:
+    """Say why JSON cannot carry a value unchanged: NaN, an infinity, text that is not Unicode; empty when it can."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a number that can be recorded"
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "the text is not valid Unicode"
+    parts = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next(filter(None, map(unstorable, parts)), "")
 
 
 class TargetState(StrEnum):

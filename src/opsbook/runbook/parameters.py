@@ -11,7 +11,6 @@ import ast
 import difflib
 import io
 import keyword
-import math
 import tokenize
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,7 +20,7 @@ from msgspec import UNSET
 
 from opsbook.errors import ParameterError
 from opsbook.model.parameter import Binding, ParameterSpec
-from opsbook.model.target import JsonValue
+from opsbook.model.target import JsonValue, unstorable
 from opsbook.redaction import SCHEMES, Secret, is_reference
 from opsbook.runbook.annotation import KNOWN_TYPES, PLAIN_TYPES, label, read_annotation
 
@@ -229,18 +228,8 @@ def _wanted(kind: Any) -> str:
 
 
 def _refuse_unstorable(name: str, value: Any) -> None:
-    """Refuse what JSON cannot carry unchanged: NaN, infinities, and text that is not Unicode."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ParameterError(
-            f"parameter {name!r}: {value} is not a number that can be recorded", "JSON has no such number"
-        )
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ParameterError(f"parameter {name!r}: the text is not valid Unicode", "give it as UTF-8") from None
-    for item in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _refuse_unstorable(name, item)
+    if why := unstorable(value):
+        raise ParameterError(f"parameter {name!r}: {why}", "give what JSON can hold")
 
 
 def convert(spec: ParameterSpec, value: JsonValue, *, reveal: Any) -> Any:

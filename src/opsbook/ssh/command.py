@@ -152,7 +152,7 @@ class Command:
 
     def _await_end(self, channel: paramiko.Channel) -> CommandResult:
         stopping: TargetState | None = None
-        patience = self._deadline
+        patience, again = self._deadline, float("inf")
         while True:
             self._drain(channel)
             if channel.closed or channel.exit_status_ready():
@@ -160,28 +160,31 @@ class Command:
             now = time.monotonic()
             if stopping is None and (self._cancelled.is_set() or now >= self._deadline):
                 stopping = TargetState.CANCELLED if self._cancelled.is_set() else TargetState.TIMED_OUT
-                patience = now + STOP_S
+                patience, again = now + STOP_S, now + 1
+                self._tell_to_stop(channel)
+            if now >= again:  # busybox's `head` may have read the first one along with the script
+                again = patience
                 self._tell_to_stop(channel)
             if now >= patience:
                 break
-            self._wake.wait(patience - now)
-        held = not self._drain_rest(channel)
+            self._wake.wait(min(patience, again) - now)
+        held = not self._drain_rest(channel, LINGER_S if stopping is None else STOP_S)
         return self._judge(channel, stopping, held=held)
 
-    def _drain_rest(self, channel: paramiko.Channel) -> bool:
+    def _drain_rest(self, channel: paramiko.Channel, silence_s: float) -> bool:
         """Take the output that is still on its way when the end is known; whether that came to an end too.
 
         A child left behind may hold the streams open for ever, silent or not: the waiting has an end of its own.
         """
         limit = time.monotonic() + LINGER_MOST_S
-        quiet = time.monotonic() + LINGER_S
+        quiet = time.monotonic() + silence_s
         while not (channel.closed or channel.eof_received):
             now = time.monotonic()
-            if now >= min(quiet, limit) or self._cancelled.is_set():
+            if now >= min(quiet, limit):
                 return False
             self._wake.wait(min(quiet, limit) - now)
             if self._drain(channel):
-                quiet = time.monotonic() + LINGER_S
+                quiet = time.monotonic() + silence_s
         self._drain(channel)
         return True
 
@@ -210,7 +213,8 @@ class Command:
         ended = code is not None or signal is not None
         if stopping is not None:
             how = f"timed out after {self._timeout_s:g} s" if stopping is TargetState.TIMED_OUT else "cancelled"
-            left = "" if ended else "; it did not end when it was told to and may still be running"
+            left = "; a process it started still holds its output" if held else ""
+            left = left if ended else "; it did not end when it was told to and may still be running"
             return self._finish(channel, stopping, how + left, code=code, signal=signal)
         if signal is not None:
             return self._finish(channel, TargetState.FAILED, f"killed by signal {signal}", signal=signal)

@@ -1,12 +1,14 @@
 """How a script reaches a target's shell: on standard input, whole, and in no argument list.
 
 The command line that sshd runs is constant but for a length. It picks the shell, reads exactly that many bytes from
-standard input, and evaluates them as one brace group: the shell parses all of it before the first line runs, so a
-syntax error stops everything, and no command of the script can eat the rest of it. The group
+standard input, and evaluates them as one command: the shell parses all of it before the first line runs, so a syntax
+error stops everything, and no command of the script can eat the rest of it. That command
 
 - keeps the channel's input on a descriptor that only a background watcher reads: on the line `stop` it sends TERM to
-  its own process group and KILL a second later, which works where sshd refuses signal requests (as root, under sudo);
-- runs the script in a subshell whose input is /dev/null, and leaves with the subshell's exit code.
+  everything in its session and KILL a second later, which works where sshd refuses signal requests (as root, under
+  sudo), and it goes when the channel closes; it is nobody's child, so that a `wait` in the script does not wait for it;
+- runs the script in the shell itself, with /dev/null as input, between two words (`then {` and `} fi`) that no single
+  stray closing word in the script can match.
 
 The script starts on line 2, so that line numbers in the shell's messages are those of an `%%on` cell.
 """
@@ -25,12 +27,14 @@ STOP = b"stop\n"
 
 _WATCH = (
     "{ exec 3<&0 </dev/null; "
-    '(trap "" HUP INT TERM; while IFS= read -r _l; do if [ "$_l" = stop ]; then kill -TERM 0; sleep 1; kill -KILL 0; '
-    "fi; done) <&3 >/dev/null 2>&1 3<&- & _w=$!; exec 3<&-; set +e; (set -e; "
+    '( (trap "" HUP INT TERM; while IFS= read -r _l; do if [ "$_l" = stop ]; then '
+    "pkill -TERM -s 0 || kill -TERM 0; sleep 1; pkill -KILL -s 0 || kill -KILL 0; kill -KILL 0; "
+    "fi; done) <&3 >/dev/null 2>&1 3<&- & ); exec 3<&-; if :; then { "
 )
-_LEAVE = '\n); _c=$?; kill -KILL "$_w"; exit "$_c"; }\n'
-# --norc: a bash that sshd started reads bashrc even for a script, and trips over it under -u
-_PICK = "if command -v bash >/dev/null 2>&1; then set -- bash --norc -euo pipefail; else set -- sh -eu; fi"
+_LEAVE = "\n} fi; }\n"
+_PICK = "if command -v bash >/dev/null 2>&1; then set -- bash -euo pipefail; else set -- sh -eu; fi"
+MOST_LINES = 10_000
+"""bash crashes while it parses one command of some 25,000 lines."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -69,6 +73,10 @@ def prepare(script: Script, *, marker: str) -> Prepared:
     """
     if "\0" in script.text:
         raise UsageError("the script holds a NUL character, which no shell can read")
+    if script.text.count("\n") > MOST_LINES:
+        raise UsageError(
+            f"the script has more than {MOST_LINES:,} lines", "put it into a file on the target and run that"
+        )
     try:
         payload = (_WATCH + _settings(script) + "\n" + script.text + _LEAVE).encode()
     except UnicodeEncodeError:
@@ -86,7 +94,8 @@ def prepare(script: Script, *, marker: str) -> Prepared:
 
 def _line(pick: str, read: str) -> str:
     """Compose a line that any login shell (csh and fish too) passes on unchanged: single quotes, no `!`."""
-    return f"exec sh -c '{pick}; exec \"$@\" -c \"$0\"' '{read}'"
+    # SHLVL: a bash that sshd started reads bashrc even for a script, and trips over it under -u; a deeper one does not
+    return f"exec sh -c '{pick}; SHLVL=2; export SHLVL; exec \"$@\" -c \"$0\"' '{read}'"
 
 
 def _settings(script: Script) -> str:
