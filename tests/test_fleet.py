@@ -145,7 +145,8 @@ def test_hard_stop_also_ends_what_runs(notebook):
 
 
 def test_without_hard_stop_running_commands_finish(notebook, folder):
-    script = f'[ "$OPSBOOK_TARGET" != web2 ] || exit 1; sleep 1; {mark(folder, "f")}'
+    notebook.fleet().run("true", read_only=True)
+    script = f'[ "$OPSBOOK_TARGET" != web2 ] || {{ sleep 0.5; exit 1; }}; sleep 1; {mark(folder, "f")}'
     with pytest.raises(FleetError):
         notebook.fleet().run(script, parallel=3)
     assert marks(folder, "f") == ["web1", "web3"]

@@ -68,6 +68,11 @@ class CopyWriter:
                 self._write(document)
             self._last = time.monotonic()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write yet."""
+        return self._document is None
+
     def keep(self, document: dict[str, Any]) -> None:
         """Take the document as it is at the end of the run."""
         self._document = document

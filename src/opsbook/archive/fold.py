@@ -6,7 +6,9 @@ set by an event or stays what it was.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import chain
 
 import msgspec
 from msgspec.structs import replace
@@ -26,6 +28,10 @@ class RecordFold:
         self._targets: dict[str, TargetOutcome] = dict(claimed.targets.results)
         self._sent: dict[tuple[int, str], e.Intent] = {}
         """Intents without a result, by call and target."""
+        self._caught = ""
+        """What the last call that passed its limit raised."""
+        self.ended: e.RunEnded | None = None
+        """How the run said that it ended."""
         self._metrics: dict[str, JsonValue] = dict(claimed.metrics)
         self.last_at: datetime = claimed.started_at
 
@@ -38,19 +44,29 @@ class RecordFold:
             case e.CellEnded(cell_id=cell_id, state=state, duration_s=seconds, error=error):
                 self._change_cell(cell_id, state=state, duration_s=seconds, error=error)
             case e.WavesPlanned(waves=waves):
-                for name in (name for wave in waves for name in wave):
-                    self._targets.setdefault(name, TargetOutcome())
+                self._expect(chain.from_iterable(waves))
             case e.CallStarted(targets=names, counted=True):
-                for name in names:
-                    self._targets.setdefault(name, TargetOutcome())
+                self._expect(names)
             case e.Intent() as intent:
                 self._sent[intent.call, intent.target] = intent
             case e.TargetEnded() as ended:
                 self._end_target(ended)
+            case e.CallEnded() | e.RunEnded() as ended:
+                self._end(ended)
             case e.MetricRecorded(name=name, value=value):
                 self._metrics[name] = value
             case _:
                 pass
+
+    def _expect(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._targets.setdefault(name, TargetOutcome())
+
+    def _end(self, ended: e.CallEnded | e.RunEnded) -> None:
+        if isinstance(ended, e.RunEnded):
+            self.ended = ended
+        elif ended.error:
+            self._caught = ended.error
 
     def _end_target(self, ended: e.TargetEnded) -> None:
         self._sent.pop((ended.call, ended.target), None)
@@ -69,7 +85,16 @@ class RecordFold:
 
     def judge(self, ending: Ending) -> Outcome:
         """Say how the run has ended, from what was seen."""
-        return outcome(self.cells, self._known_targets(), ending)
+        return outcome(self.cells, self._targets, replace(ending, limit_passed=self._caught))
+
+    def close(self) -> None:
+        """Nothing more will come: a target that was sent a command nobody saw the end of is lost (SEMANTICS 18)."""
+        for intent in self._sent.values():
+            why = "a command was sent here and nobody knows how it ended"
+            before = self._targets.get(intent.target, TargetOutcome())
+            lost = replace(before, state=TargetState.LOST, exit_code=None, reason=why, cell_id=intent.cell_id)
+            self._targets[intent.target] = lost
+        self._sent.clear()
 
     def record(self, judged: Outcome, ended_at: datetime) -> RunRecord:
         """Return the record of a run that has ended."""
@@ -87,16 +112,7 @@ class RecordFold:
         )
 
     def _run_targets(self) -> RunTargets:
-        return replace(self._claimed.targets, results=self._known_targets())
-
-    def _known_targets(self) -> dict[str, TargetOutcome]:
-        """Return the targets as they stand; one that was sent a command nobody saw the end of is lost."""
-        known = dict(self._targets)
-        for intent in self._sent.values():
-            why = "a command was sent here and nobody knows how it ended"
-            before = known.get(intent.target, TargetOutcome())
-            known[intent.target] = replace(before, state=TargetState.LOST, reason=why, cell_id=intent.cell_id)
-        return known
+        return replace(self._claimed.targets, results=dict(self._targets))
 
 
 def _after(known: TargetOutcome, ended: e.TargetEnded) -> TargetOutcome:

@@ -70,9 +70,14 @@ def _as_it_stands(folder: RunFolder, claimed: RunRecord) -> RunRecord:
     fold = RecordFold(claimed)
     for entry in read_journal(folder.journal):
         fold.apply(entry)
+    if not alive:
+        fold.close()
     seen = fold.record(Outcome(status=claimed.status, exit_code=0), fold.last_at)
     if alive:
         return replace(seen, ended_at=None, duration_s=None, exit_code=None)
+    if fold.ended is not None:  # it was killed between its last event and its record
+        last = fold.ended
+        return replace(seen, status=last.status, reason=last.reason, exit_code=last.exit_code)
     cells = tuple(
         replace(cell, state=CellState.INTERRUPTED) if cell.state is CellState.RUNNING else cell for cell in seen.cells
     )

@@ -8,14 +8,17 @@ only cells tagged `always` still run.
 from __future__ import annotations
 
 import time
+from queue import Empty
 from typing import Any
 
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
 
 from opsbook.errors import ArchiveError
 from opsbook.execution.run_state import RunInProgress
+from opsbook.execution.stop import REMOTE_S
 from opsbook.model.event import CellEnded, CellOutput, CellStarted, GateAnswered
 from opsbook.model.run import CellError, CellState
 from opsbook.runbook.notebook import INJECTED_TAG, PARAMETERS_TAG, Document
@@ -65,12 +68,9 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
                 self._end(cell, CellState.SKIPPED, 0.0, None)
                 continue
             # busy first, questions after: a signal that came between would find nothing to stop, and the cell would run
-            self._run.stopper.idle.clear()
-            try:
+            with self._run.stopper.cell():
                 if self._may_run(tags):
                     self._broken = not self._execute(cell, index, tags) or self._broken
-            finally:
-                self._run.stopper.idle.set()
 
     def _may_run(self, tags: list[str]) -> bool:
         """Whether a cell may start now; after a failure or a stop only an `always` cell may."""
@@ -113,12 +113,30 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
             raised = CellError(name=str(error.ename), text=str(error.evalue) + self._hint(str(error.evalue)))
             return CellState.INTERRUPTED if self._run.stopped else CellState.FAILED, raised
         except CellTimeoutError:
+            self._end_overdue()
             return CellState.TIMED_OUT, None
         except DeadKernelError:
             return CellState.INTERRUPTED if self._run.stopped else CellState.LOST, None
         finally:
             self._close_stream()
         return CellState.OK, None
+
+    def _end_overdue(self) -> None:
+        """End what a cell left running when its time was over: as a stop does, and the kernel with it if it must be."""
+        self._run.stopper.end_running()
+        if not run_sync(self._answers)(self.kc.kernel_info(), time.monotonic() + REMOTE_S):
+            self._run.kernel.kill()
+
+    async def _answers(self, request: str, deadline: float) -> bool:
+        """Whether the kernel answers a request in time: it does when no cell keeps it busy any more."""
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                message = await self.kc.shell_channel.get_msg(timeout=left)
+            except Empty:
+                return False
+            if message["parent_header"].get("msg_id") == request:
+                return True
+        return False
 
     def _hint(self, raised: str) -> str:
         """Say what to do when the notebook's kernel is a Python that has no opsbook."""
@@ -145,6 +163,7 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         """Ask whether to go on with a cell tagged `confirm` (SEMANTICS 25)."""
         label = self._run.labels.get(cell.id, "this cell")
         granted, by = self._run.confirm(label)
+        by = "signal" if self._run.stopped else by
         self._run.recorder.commit_now(GateAnswered(cell_id=cell.id, granted=granted, by=by))
         if not granted and not self._run.stopped:
             self._run.refused = f'"{label}" was not confirmed'

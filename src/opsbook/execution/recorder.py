@@ -7,7 +7,6 @@ is slow loses output lines before anything else, and never holds up the run.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from opsbook.archive.files import archive_errors, create
+from opsbook.archive.files import append, archive_errors
 from opsbook.archive.fold import RecordFold
 from opsbook.archive.journal import FIRST, Journal
 from opsbook.archive.layout import RunFolder
@@ -27,6 +26,8 @@ from opsbook.redaction import Redactor
 
 _BATCH = 1000
 _QUEUE = 10_000
+DISK_S = 60.0
+"""Seconds the archive's disk may take to answer."""
 _PATIENCE_S = 2.0
 """Seconds an observer may hold the recorder up, once."""
 
@@ -46,7 +47,6 @@ class Recorder:
         self._folder = folder
         self._redactor = redactor
         self._journal = Journal(folder.journal, redactor)
-        self._hosts: dict[str, int] = {}
         self._pumps = [_Pump(observer) for observer in observers]
         self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUE)
         self.fold = fold
@@ -72,7 +72,7 @@ class Recorder:
         """Return when all that was submitted is recorded."""
         told: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.mark(told.put)
-        told.get()
+        self._await(told)
 
     def commit_now(self, event: Event) -> None:
         """Record an event and return when it is on disk.
@@ -82,14 +82,22 @@ class Recorder:
         """
         told: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.commit(event, told.put)
-        why = told.get()
+        why = self._await(told)
         if why:
             raise ArchiveError(why)
+
+    def _await(self, told: queue.SimpleQueue[str]) -> str:
+        """Return what the recorder says; a disk that does not answer is one that cannot be written."""
+        try:
+            return told.get(timeout=DISK_S)
+        except queue.Empty:
+            self.failure = self.failure or f"the archive did not answer within {DISK_S:g} s"
+            return self.failure
 
     def close(self) -> None:
         """Record what waits, put it on disk, and let the observers finish."""
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(DISK_S)
         for pump in self._pumps:
             pump.close()
 
@@ -105,10 +113,6 @@ class Recorder:
             self._journal.close()
         except ArchiveError as error:
             self.failure = self.failure or str(error)
-        for descriptor in self._hosts.values():
-            with suppress(OSError):
-                os.fsync(descriptor)
-            os.close(descriptor)
 
     def _record(self, items: list[_Item]) -> None:
         """Write a batch, sync if anyone asked for it, then tell."""
@@ -143,15 +147,14 @@ class Recorder:
         return [self._unrecorded(e) if isinstance(e, TargetOutput) else next(recorded) for e in events]
 
     def _log_hosts(self, said: list[TargetOutput]) -> None:
-        """Append what targets said to their logs."""
+        """Append what targets said to their logs. None is kept open: there may be more targets than descriptors."""
+        texts: dict[str, list[str]] = {}
+        for output in said:
+            texts.setdefault(output.target, []).append(output.text)
         with archive_errors("write a host log"):
-            for output in said:
-                if output.target not in self._hosts:
-                    file = self._folder.host_log(output.target)
-                    self._hosts[output.target] = create(file, flags=os.O_APPEND)
-                data = memoryview(self._redactor.text(output.text).encode("utf-8", "replace"))
-                while data:
-                    data = data[os.write(self._hosts[output.target], data) :]
+            for target, parts in texts.items():
+                data = self._redactor.text("".join(parts)).encode("utf-8", "replace")
+                append(self._folder.host_log(target), data)
 
     def _unrecorded(self, event: Event) -> Entry:
         """Return an event as an entry without a number, because the journal does not hold it: what targets say."""

@@ -9,6 +9,7 @@ claim the record is finished, truthfully, by this process; or, should it be kill
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -76,13 +77,21 @@ def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompte
     """
     _check_gates(request, prompter)
     kernel_command(request.runbook.kernel)
+    stopper = Stopper(patient=request.terminal)
+    with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
+        return _claim_and_run(request, stopper, observers, prompter)
+
+
+def _claim_and_run(
+    request: RunRequest, stopper: Stopper, observers: Iterable[Observer], prompter: Prompter | None
+) -> FinishedRun:
     started_at = datetime.now(UTC)
     folder = run_folder(request.archive, new_run_id(request.runbook.name, started_at))
     claimed: RunRecord = Redactor().clean(_claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
     claim = Claim(folder)
     try:
         write_whole(folder.record, msgspec.json.encode(claimed))
-        return _Run(request, folder, claimed, observers, None if request.yes else prompter).go()
+        return _Run(request, folder, claimed, stopper, observers, None if request.yes else prompter).go()
     finally:
         claim.release()
 
@@ -129,6 +138,7 @@ class _Run:
         request: RunRequest,
         folder: RunFolder,
         claimed: RunRecord,
+        stopper: Stopper,
         observers: Iterable[Observer],
         prompter: Prompter | None,
     ) -> None:
@@ -138,28 +148,27 @@ class _Run:
         self._prompter = prompter
         self._redactor = Redactor()
         self._recorder = Recorder(folder, self._redactor, RecordFold(claimed), observers)
-        self._stopper = Stopper(
-            on_stop=lambda name: self._recorder.submit(StopRequested(signal=name)), patient=request.terminal
-        )
+        self._stopper = stopper
+        stopper.on_stop = lambda name: self._recorder.submit(StopRequested(signal=name))
         self._copy = CopyWriter(folder.copy, self._redactor)
         self._state: RunInProgress | None = None
 
     def go(self) -> FinishedRun:
         """Run, and finalise whatever happens."""
         ending = Ending()
-        with self._stopper.listening():
-            try:
-                self._recorder.commit_now(self._announcement())
+        try:
+            self._recorder.commit_now(self._announcement())
+            if self._stopper.signal is None:
                 ending = Ending(kernel_lost=self._execute())
-            except RunbookError as error:
-                ending = Ending(not_started=f"{error}: {error.hint}" if error.hint else str(error))
-            except ArchiveError as error:
-                self._recorder.failure = self._recorder.failure or str(error)
-            except OpsbookError as error:
-                ending = Ending(internal=str(error))
-            except Exception as error:  # noqa: BLE001  the border of a run: whatever breaks, the record is finished
-                ending = Ending(internal=f"internal error: {type(error).__name__}: {error}")
-            return self._finalise(ending)
+        except RunbookError as error:
+            ending = Ending(not_started=f"{error}: {error.hint}" if error.hint else str(error))
+        except ArchiveError as error:
+            self._recorder.failure = self._recorder.failure or str(error)
+        except OpsbookError as error:
+            ending = Ending(internal=str(error))
+        except Exception as error:  # noqa: BLE001  the border of a run: whatever breaks, the record is finished
+            ending = Ending(internal=f"internal error: {type(error).__name__}: {error}")
+        return self._finalise(ending)
 
     def _announcement(self) -> RunStarted:
         return RunStarted(
@@ -231,13 +240,17 @@ class _Run:
 
     def _finalise(self, ending: Ending) -> FinishedRun:
         """Judge, and write the last event, the copy and the record, so that all of them say the same."""
+        self._recorder.settle()
+        self._recorder.fold.close()
+        if self._copy.is_empty:  # nothing ran: the copy shows just that
+            with suppress(RunbookError):
+                self._copy.keep(make_document(self._request.runbook))
         ending = replace(
             ending,
             signal=self._stopper.signal,
             archive=self._recorder.failure,
             refused=self._state.refused if self._state else "",
         )
-        self._recorder.settle()
         record = self._judged(ending)
         try:
             self._copy.finish(record)

@@ -36,21 +36,39 @@ KERNEL_S = 2.0
 
 
 class Stopper:
-    """Watches for signals during one run."""
+    """Watches for signals during one run.
 
-    def __init__(self, *, on_stop: Callable[[str], None], patient: bool) -> None:
-        self._on_stop = on_stop
+    Every step names the cell it is meant for: one that ends by itself meanwhile must not hand its stop on to the next.
+    """
+
+    def __init__(self, *, patient: bool) -> None:
         self._patient = patient
         self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._channel: ChannelServer | None = None
         self._kernel: Kernel | None = None
-        self.idle = threading.Event()
-        """Set while no cell runs."""
-        self.idle.set()
+        self._cells = threading.Condition()
+        self._begun = 0
+        self._running = 0
+        """The number of the cell that runs, from 1; 0 while none does."""
+        self.on_stop: Callable[[str], None] = _ignore
+        """Called with the name of each signal."""
         self.signal: int | None = None
         """The first signal that asked the run to stop."""
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._ring, False)
+
+    @contextmanager
+    def cell(self) -> Iterator[None]:
+        """A cell is about to be run, or about to be asked about."""
+        with self._cells:
+            self._begun += 1
+            self._running = self._begun
+        try:
+            yield
+        finally:
+            with self._cells:
+                self._running = 0
+                self._cells.notify_all()
 
     @property
     def bell(self) -> int:
@@ -94,43 +112,54 @@ class Stopper:
         stops = 0
         while number := self._arrived.get():
             stops += 1
-            self._on_stop(signal.Signals(number).name)
+            cell = self._running
+            self.on_stop(signal.Signals(number).name)
             if self._channel is not None:
                 self._channel.stopping.set()
-            if stops == 1 and self._patient and number == signal.SIGINT and self._finish_running():
+            if stops == 1 and self._patient and number == signal.SIGINT and self._finish(cell):
                 continue
-            if stops > _ENDING or not self._ended(self._end_running, hurried=stops == _ENDING):
+            if stops > _ENDING or not self._end(cell, hurried=stops == _ENDING):
                 self._kill()
 
-    def _finish_running(self) -> bool:
+    def _over(self, cell: int, seconds: float) -> bool:
+        """Wait until a cell is over; whether it is."""
+        with self._cells:
+            return self._cells.wait_for(lambda: self._running != cell or not cell, seconds)
+
+    def _finish(self, cell: int) -> bool:
         """Let running commands finish; whether that is done with: they did, or the next signal has come."""
         if self._channel is None or not self._channel.cancel(hard=False, answer_s=ANSWER_S):
             return False
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline and not self.idle.wait(0.1):
-            if not self._arrived.empty():
-                return True  # its own turn ends them
-        return self.idle.is_set()
+        while time.monotonic() < deadline:
+            if self._over(cell, 0.1) or not self._arrived.empty():
+                return True
+        return False
 
-    def _ended(self, end: Callable[[], float], *, hurried: bool) -> bool:
-        """Run `end`, and wait for the cell to be over for as long as it says; when hurried, until the next signal."""
-        deadline = time.monotonic() + end()
-        while not self.idle.wait(0.05):
+    def _end(self, cell: int, *, hurried: bool) -> bool:
+        """End what a cell runs, and wait until it is over; when hurried, only until the next signal. Whether it is."""
+        deadline = time.monotonic() + self.end_running(cell)
+        while not self._over(cell, 0.05):
             if time.monotonic() > deadline or (hurried and not self._arrived.empty()):
                 return False
         return True
 
-    def _end_running(self) -> float:
-        """End what runs now; return the seconds that may take."""
+    def end_running(self, cell: int | None = None) -> float:
+        """End what a cell runs (the one that runs now); return the seconds that may take."""
+        cell = self._running if cell is None else cell
         if self._channel is not None and self._channel.cancel(hard=True, answer_s=ANSWER_S):
             return REMOTE_S
-        if self._kernel is not None and not self.idle.is_set():
+        if self._kernel is not None and cell and self._running == cell:
             self._kernel.interrupt()
         return KERNEL_S
 
     def _kill(self) -> None:
         if self._kernel is not None:
             self._kernel.kill()
+
+
+def _ignore(_: str) -> None:
+    """Nobody has to be told yet."""
 
 
 def process_start(pid: int) -> str:

@@ -13,17 +13,17 @@ from collections import deque
 from collections.abc import Iterable
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from opsbook.errors import ChannelError, ConnectError, RefusedError
 from opsbook.fleet.limit import Limit
-from opsbook.fleet.operation import Operation, new_marker
+from opsbook.fleet.operation import Operation
 from opsbook.fleet.result import TargetResult
 from opsbook.fleet.session import Session
-from opsbook.model.event import CallEnded, CallStarted, Intent, TargetEnded, TargetOutput
+from opsbook.fleet.worker import CallClosedError, Worker
+from opsbook.model.event import CallEnded, CallStarted, TargetEnded
 from opsbook.model.target import Target, TargetState
-from opsbook.ssh.result import ChannelRefusedError, CommandResult
-from opsbook.ssh.script import Script, prepare
+from opsbook.ssh.result import CommandResult
 
 DRAIN_S = 8.0
 """Seconds the workers may take to end after they were told to."""
@@ -68,7 +68,7 @@ class Fanout:
         self._changed = threading.Condition()
         self._results: dict[str, TargetResult] = {}
         self._open = {target.name for target in self._targets}
-        self._working: dict[str, _Worker] = {}
+        self._working: dict[str, Worker] = {}
         self._interrupted = False
         self._fatal: Exception | None = None
         self._refused: RefusedError | None = None
@@ -90,7 +90,7 @@ class Fanout:
             if self.session.stopping:
                 self.cancel(hard=True)
             self._work()
-            error = ""
+            error = self.limit_passed.sentence if self.limit_passed else ""
         finally:
             self.session.leave(self)
             if self._fatal is None:
@@ -103,6 +103,16 @@ class Fanout:
             raise self._refused
         return self._results_in_order(names)
 
+    @property
+    def limit_passed(self) -> Limit | None:
+        """The limit this call counts against that was passed, if one was."""
+        return next((limit for limit in self._limits if limit.passed), None) if self.options.counted else None
+
+    @property
+    def changing(self) -> bool:
+        """Whether this call may change its targets."""
+        return not self.operation.read_only
+
     def _line_up(self) -> None:
         """Decide who is reached at all: nobody once a limit is passed, and none of the quarantined (SEMANTICS 1, 3)."""
         changing = not self.operation.read_only and not self.options.include_failed
@@ -112,7 +122,7 @@ class Fanout:
             self.skip(
                 [target for target in self._targets if target.name in out], "an earlier change did not end well here"
             )
-            if self.options.counted and any(limit.passed for limit in self._limits):
+            if self.limit_passed:
                 self._close("the limit was reached")
 
     def _results_in_order(self, names: tuple[str, ...]) -> dict[str, TargetResult]:
@@ -127,7 +137,7 @@ class Fanout:
             self._changed.notify_all()
         if hard:
             self._end_running()
-            self._settle_unsent()
+            self._settle_idle()
 
     def skip(self, targets: Iterable[Target], reason: str) -> None:
         """Record targets this call will not reach."""
@@ -148,9 +158,8 @@ class Fanout:
         )
 
     def _work(self) -> None:
-        for _ in range(min(self.options.parallel, len(self._waiting))):
-            threading.Thread(target=self._take_turns, name=f"opsbook-call-{self.number}", daemon=True).start()
         try:
+            self._start_workers(min(self.options.parallel, len(self._waiting)))
             with self._changed:
                 self._changed.wait_for(lambda: not self._open or self._fatal is not None)
         except KeyboardInterrupt:
@@ -159,6 +168,16 @@ class Fanout:
                 self._changed.wait_for(lambda: not self._open, timeout=DRAIN_S)
             raise
 
+    def _start_workers(self, count: int) -> None:
+        """Start the worker threads; as many as the system gives will do, unless that is none."""
+        for started in range(count):
+            try:
+                threading.Thread(target=self._take_turns, name=f"opsbook-call-{self.number}", daemon=True).start()
+            except RuntimeError as error:
+                if not started:
+                    self._give_up(error)
+                return
+
     def _take_turns(self) -> None:
         """Work on one target after the other until none waits: one worker thread's life."""
         while True:
@@ -166,7 +185,7 @@ class Fanout:
                 if not self._waiting or self._fatal is not None:
                     return
                 target = self._waiting.popleft()
-                worker = _Worker(self, target)
+                worker = Worker(self, target)
                 self._working[target.name] = worker
             begun = time.monotonic()
             try:
@@ -179,12 +198,12 @@ class Fanout:
                     self._working.pop(target.name, None)
                     self._changed.notify_all()
 
-    def _perform(self, worker: _Worker) -> CommandResult:
+    def _perform(self, worker: Worker) -> CommandResult:
         try:
             return self.operation.perform(worker)
         except ConnectError as error:
             return CommandResult(state=TargetState(error.state), reason=str(error))
-        except _ClosedError as error:
+        except CallClosedError as error:
             return CommandResult(state=TargetState.SKIPPED, reason=str(error))
         except RefusedError as error:
             self._refused = error
@@ -239,7 +258,7 @@ class Fanout:
             self.session.quarantined.add(target.name)
         for limit in self._limits:
             limit.note(target.name)
-        if any(limit.passed for limit in self._limits):
+        if self.limit_passed:
             self._close("the limit was reached")
             if self.options.hard_stop:
                 self._end_running()
@@ -257,18 +276,18 @@ class Fanout:
         """Return if something new may still leave.
 
         Raises:
-            _ClosedError: the limit was passed meanwhile, or the run is stopping.
+            CallClosedError: the limit was passed meanwhile, or the run is stopping.
         """
         with self._changed:
             if self._closed:
-                raise _ClosedError(self._closed)
+                raise CallClosedError(self._closed)
 
-    def mark_sent(self, worker: _Worker, *, first: bool, changing: bool) -> None:
+    def mark_sent(self, worker: Worker, *, first: bool, changing: bool) -> None:
         """Note that something leaves now, unless the call has closed: one step, so that no cancel comes between."""
         with self._changed:
-            if first:
+            if first or self.cancelled.is_set():
                 self.check_open()
-            worker.sent, worker.changed = True, worker.changed or changing
+            worker.sent, worker.busy, worker.changed = True, True, worker.changed or changing
 
     def digest(self, name: str) -> str:
         """Return what identifies this call on a target; empty for one of another wave."""
@@ -281,114 +300,9 @@ class Fanout:
         for worker in workers:
             worker.cancel()
 
-    def _settle_unsent(self) -> None:
-        """Give up the targets nothing was sent to yet, such as those still connecting: nobody has to wait for them."""
+    def _settle_idle(self) -> None:
+        """Give up the targets no command runs on, such as those still connecting: nobody has to wait for them."""
         with self._changed:
-            unsent = [worker.target for worker in self._working.values() if not worker.sent]
-        for target in unsent:
-            self._settle(target, CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent"), 0.0)
-
-
-class _Worker:
-    """One target of one call: the `Work` an operation gets."""
-
-    def __init__(self, fanout: Fanout, target: Target) -> None:
-        self._fanout = fanout
-        self._session = fanout.session
-        self.target = target
-        self._lock = threading.Lock()
-        self._cancel_command = _nothing
-        self.sent = False
-        """Whether anything was sent here: what is under way goes on when the call closes."""
-        self.changed = False
-
-    def run(
-        self,
-        script: Script,
-        *,
-        timeout_s: float,
-        changing: bool,
-        connect_s: float | None = None,
-        boot_id: str | None = None,
-    ) -> CommandResult:
-        """See `Work.run`. A pooled connection that turns out to be dead before anything was sent is replaced once."""
-        try:
-            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
-        except _StaleError:
-            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
-
-    def _run_once(
-        self, script: Script, timeout_s: float, *, changing: bool, connect_s: float | None, boot_id: str | None
-    ) -> CommandResult:
-        from opsbook.ssh.command import Command  # noqa: PLC0415  paramiko comes with the first connection
-
-        connection, fresh = self._session.pool.connection(self.target, timeout_s=connect_s)
-        named = replace(script, environment={"OPSBOOK_TARGET": self.target.name, **script.environment})
-        prepared = prepare(named, marker=new_marker())
-        command = Command(connection, prepared, timeout_s=timeout_s, on_output=self._said)
-        with self._lock:
-            self._cancel_command = command.cancel
-        if self._fanout.cancelled.is_set():
-            command.cancel()
-        try:
-            return command.run(lambda: self._before_send(boot_id, changing=changing))
-        except ChannelRefusedError:
-            raise  # others work on this connection
-        except ConnectError as error:
-            if fresh:
-                raise
-            self._session.pool.drop(self.target, connection)
-            raise _StaleError(str(error), error.state) from error
-        finally:
-            with self._lock:
-                self._cancel_command = _nothing
-
-    def _before_send(self, boot_id: str | None, *, changing: bool) -> None:
-        """Let a command leave: not when the call has closed meanwhile, and a changing one with its intent on disk."""
-        first = not self.sent or (changing and not self.changed)
-        if first:
-            self._fanout.check_open()
-        if changing:
-            self._intend(boot_id)
-        self._fanout.mark_sent(self, first=first, changing=changing)
-
-    def disconnect(self) -> None:
-        """See `Work.disconnect`."""
-        self._session.pool.drop(self.target)
-
-    def pause(self, seconds: float) -> bool:
-        """See `Work.pause`."""
-        return self._fanout.cancelled.wait(seconds)
-
-    def cancel(self) -> None:
-        """End the command that runs now, if one does."""
-        with self._lock:
-            cancel = self._cancel_command
-        cancel()
-
-    def _intend(self, boot_id: str | None) -> None:
-        self._session.intend(
-            Intent(
-                call=self._fanout.number,
-                cell_id=self._fanout.cell_id,
-                target=self.target.name,
-                digest=self._fanout.digest(self.target.name),
-                kind=self._fanout.operation.kind,
-                boot_id=boot_id,
-            )
-        )
-
-    def _said(self, stream: str, text: str) -> None:
-        self._session.report(TargetOutput(call=self._fanout.number, target=self.target.name, stream=stream, text=text))
-
-
-class _ClosedError(RefusedError):
-    """This call starts nothing new."""
-
-
-class _StaleError(ConnectError):
-    """A kept connection was dead, and nothing had been sent on it."""
-
-
-def _nothing() -> None:
-    """No command runs."""
+            idle = [worker for worker in self._working.values() if not worker.busy]
+        for worker in idle:
+            self._settle(worker.target, CommandResult(state=TargetState.CANCELLED, reason=worker.how_far), 0.0)

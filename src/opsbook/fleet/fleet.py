@@ -207,11 +207,11 @@ class Fleet:
         begun = time.monotonic()
         fanout = Fanout(self._session, self, operation, limits, options)
         result = FleetResult(self, tuple(fanout.run().values()), duration_s=time.monotonic() - begun)
-        passed = next((limit for limit in limits if limit.passed), None)
-        if passed is None or not options.counted:
+        passed = fanout.limit_passed
+        if passed is None:
             return result
         self._session.show(result)
         raise FleetError(
-            f"{len(passed.failed)} of {passed.of} targets failed (limit {passed.most})",
+            passed.sentence,
             f"{count_states(one.state for one in result)}: {name_ranges(result.failed.names)}",
         )

@@ -31,6 +31,11 @@ class Limit:
         """Whether more have failed than may."""
         return len(self.failed) > self.most
 
+    @property
+    def sentence(self) -> str:
+        """Say how many have failed."""
+        return f"{len(self.failed)} of {self.of} targets failed (limit {self.most})"
+
     def give_up(self) -> tuple[Target, ...]:
         """Return the targets no call has reached, and forget them: nobody will reach them now."""
         left, self._ahead = tuple(self._ahead.values()), {}

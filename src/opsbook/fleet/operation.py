@@ -16,6 +16,7 @@ import msgspec
 
 from opsbook.errors import ConnectError
 from opsbook.model.target import Target, TargetState
+from opsbook.runbook.parameters import is_shell_name
 from opsbook.ssh.result import CommandResult
 from opsbook.ssh.script import Script
 
@@ -123,7 +124,8 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True):
     def _on(self, target: Target) -> Script:
         """Return the script as this target gets it."""
         own = {name: shell_value(value) for name, value in target.vars.items()} if self.vars else {}
-        usable = {name: value for name, value in own.items() if name.isidentifier() and name.isascii()}
+        names = (name for name in own if name.isidentifier() and name.isascii() and not is_shell_name(name))
+        usable = {name: own[name] for name in names}
         return msgspec.structs.replace(self.script, variables={**usable, **self.script.variables})
 
 

@@ -5,7 +5,9 @@ paramiko is imported here, at the first connection, and not before.
 
 from __future__ import annotations
 
+import resource
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 HANDSHAKES = 8
 """Handshakes under way at one endpoint at a time: sshd drops more than ten by default."""
+MOST_DESCRIPTORS = 16_384
 SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
 
 
@@ -25,6 +28,7 @@ class Pool:
     """Hands out connections. Safe to share between threads."""
 
     def __init__(self, options: RunOptions) -> None:
+        _allow_descriptors()
         self._options = options
         self._lock = threading.Lock()
         self._open: dict[str, Connection] = {}
@@ -83,3 +87,12 @@ class Pool:
             if files not in self._known:
                 self._known[files] = KnownHosts(Path(file).expanduser() for file in files)
             return self._known[files]
+
+
+def _allow_descriptors() -> None:
+    """Allow as many open files as the system would let us have, within reason: every connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -32,6 +32,10 @@ from opsbook.secrets.resolve import resolve
 class InFlight(Protocol):
     """A fan-out that is under way."""
 
+    @property
+    def changing(self) -> bool:
+        """Whether it may change its targets."""
+
     def cancel(self, *, hard: bool) -> None:
         """Start nothing new; with `hard`, end what runs."""
 
@@ -108,9 +112,9 @@ class Session:
             self._lock.notify_all()
 
     def await_calls(self) -> None:
-        """Return when no call is in flight: one that the author's own thread made belongs to the cell it began in."""
+        """Return when no changing call is in flight: one of the author's own threads belongs to the cell it is in."""
         with self._lock:
-            self._lock.wait_for(lambda: not self._in_flight)
+            self._lock.wait_for(lambda: not any(call.changing for call in self._in_flight))
 
     def cancel(self, hard: bool) -> bool:  # noqa: FBT001  the channel's listener
         """Stop: start nothing new; with `hard` end what runs. Whether there was anything to end."""

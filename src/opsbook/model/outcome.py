@@ -30,6 +30,8 @@ class Ending(Struct, frozen=True, kw_only=True):
     """Why the kernel is gone, when it went by itself."""
     refused: str = ""
     """What a gate said."""
+    limit_passed: str = ""
+    """What a fleet call raised when its limit was passed."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -54,7 +56,8 @@ def outcome(
             exit_code=ExitCode.SIGNAL + ending.signal,
             reason=f"stopped by {name}",
         )
-    overdue = next((cell.label for cell in cells if cell.state is CellState.TIMED_OUT), "")
+    timed_out = (cell for cell in cells if cell.state is CellState.TIMED_OUT and "always" not in cell.tags)
+    overdue = next((cell.label for cell in timed_out), "")
     ends = (
         (ending.timed_out, RunState.TIMED_OUT, ExitCode.TIMED_OUT, "the run timed out"),
         (overdue, RunState.TIMED_OUT, ExitCode.TIMED_OUT, f'cell "{overdue}" did not end in time'),
@@ -89,10 +92,15 @@ def _judge(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], en
     )
     only_unreachable = bool(bad) and by_fleet and all(target.state.is_unreachable for target in bad.values())
     code = ExitCode.UNREACHABLE if only_unreachable else ExitCode.FAILED
-    return Outcome(status=RunState.FAILED, exit_code=code, reason=_reason(cells, targets, bad))
+    return Outcome(status=RunState.FAILED, exit_code=code, reason=_reason(cells, targets, bad, ending))
 
 
-def _reason(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], bad: Mapping[str, TargetOutcome]) -> str:
+def _reason(
+    cells: Sequence[CellRecord],
+    targets: Mapping[str, TargetOutcome],
+    bad: Mapping[str, TargetOutcome],
+    ending: Ending,
+) -> str:
     """Say in one sentence what failed: the cell that raised, and how many targets."""
     failed = next((cell for cell in cells if cell.state is CellState.FAILED), None)
     unproven = next((cell for cell in cells if cell.state not in {CellState.OK, CellState.SKIPPED}), None)
@@ -106,7 +114,8 @@ def _reason(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], b
         where = sorted({labels[t.cell_id] for t in bad.values() if t.cell_id in labels})
         verb = "could not be reached" if all(t.state.is_unreachable for t in bad.values()) else "failed"
         place = f' in "{where[0]}"' if len(where) == 1 else ""
-        return f"{len(bad)} of {len(targets)} targets {verb}{place}, within the limit"
+        limit = "and the notebook caught the error" if ending.limit_passed else "within the limit"
+        return f"{len(bad)} of {len(targets)} targets {verb}{place}, {limit}"
     label = unproven.label if unproven is not None else "?"
     return f'cell "{label}" did not end well'
 

@@ -27,7 +27,7 @@ from opsbook.runbook.annotation import KNOWN_TYPES, PLAIN_TYPES, label, read_ann
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 SHELL_NAMES = frozenset(
     ("PATH", "HOME", "IFS", "SHELL", "USER", "PWD", "OLDPWD", "ENV", "UID", "EUID", "PPID", "LANG", "TERM", "CDPATH")
-)
+) | {"SHELLOPTS", "SHLVL", "GROUPS", "FUNCNAME", "OPTIND", "_"}
 """Names that would change the shell itself if a parameter of that name reached a script."""
 
 
@@ -70,8 +70,13 @@ def _parse(source: str) -> tuple[str, ast.Module]:
         return plain, ast.parse(plain)
 
 
+def is_shell_name(name: str) -> bool:
+    """Whether a variable of this name in a script would change the shell itself."""
+    return name.startswith(("BASH", "LD_", "OPSBOOK")) or name in SHELL_NAMES
+
+
 def _spec(name: str, annotation: str | None, default: str | None, comment: str) -> ParameterSpec:
-    if name.startswith(("BASH", "LD_", "OPSBOOK")) or name in SHELL_NAMES:
+    if is_shell_name(name):
         raise ParameterError(
             f"parameter {name!r} would replace the shell's own variable of that name on the targets",
             "give it another name, in lower case",

@@ -80,12 +80,17 @@ class Command:
         Raises:
             ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
         """
-        if not self._connection.channels.acquire(timeout=max(0.1, self._deadline - time.monotonic())):
-            raise ChannelRefusedError("it was busy with other commands of this run", TargetState.UNREACHABLE)
-        try:
-            return self._run_on_channel(before_send)
-        finally:
-            self._connection.channels.release()
+        slots = self._connection.slots
+        while True:
+            if not slots.take(max(0.1, self._deadline - time.monotonic())):
+                raise ChannelRefusedError("it was busy with other commands of this run", TargetState.UNREACHABLE)
+            try:
+                return self._run_on_channel(before_send)
+            except ChannelRefusedError:
+                if not slots.shrink():
+                    raise  # there is none of ours to wait for
+            finally:
+                slots.give_back()
 
     def _run_on_channel(self, before_send: Callable[[], None]) -> CommandResult:
         channel = self._open()
@@ -115,10 +120,14 @@ class Command:
     def _converse(self, channel: paramiko.Channel) -> CommandResult:
         try:
             self._send_request(channel)
-            if self._prepared.marker and not self._await_marker(channel):
-                return self._finish(channel, TargetState.BECOME, "sudo did not let the command through")
+            barred = self._await_marker(channel) if self._prepared.marker else None
+            if barred is not None:
+                return self._finish(channel, *barred)
             channel.settimeout(max(0.1, self._deadline - time.monotonic()))
             channel.sendall(self._prepared.payload)
+        except TimeoutError:
+            reason = f"timed out after {self._timeout_s:g} s while it was being sent; nothing ran"
+            return self._finish(channel, TargetState.TIMED_OUT, reason)
         except (OSError, EOFError, paramiko.SSHException) as error:
             if not channel.exit_status_ready():
                 return self._finish(channel, TargetState.LOST, f"the link was lost while sending: {error}")
@@ -134,28 +143,42 @@ class Command:
         message.add_string(self._prepared.command)
         self._connection.transport._send_user_message(message)  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def _await_marker(self, channel: paramiko.Channel) -> bool:
-        """Wait until the shell behind sudo says that it is there; what it says before is kept as its stderr."""
+    def _await_marker(self, channel: paramiko.Channel) -> tuple[TargetState, str] | None:
+        """Wait until the shell behind sudo says that it is there; what is said before is kept. Return why it is not."""
         marker = f"{self._prepared.marker}\n".encode()
-        deadline, seen = min(self._deadline, time.monotonic() + SUDO_S), b""
-        while marker not in seen:
+        patience, seen = min(self._deadline, time.monotonic() + SUDO_S), b""
+        while True:
             while channel.recv_stderr_ready():
                 seen += channel.recv_stderr(_READ)
-            over = channel.closed or channel.exit_status_ready()
-            if marker not in seen and (over or time.monotonic() > deadline or self._cancelled.is_set()):
+            if marker in seen:
+                self._stderr.feed(seen.replace(marker, b"", 1))
+                return None
+            why = self._barred(channel, patience)
+            if why is not None:
                 self._stderr.feed(seen)
-                return False
-            self._wake.wait(min(LINGER_S, deadline - time.monotonic()))
-        before, _, after = seen.partition(marker)
-        self._stderr.feed(before + after)
-        return True
+                return why
+            self._wake.wait(patience - time.monotonic())
+
+    def _barred(self, channel: paramiko.Channel, patience: float) -> tuple[TargetState, str] | None:
+        """Say why the command will not get behind sudo, if that is certain now. Nothing of it was sent yet."""
+        if self._cancelled.is_set():
+            return TargetState.CANCELLED, "cancelled before it was sent"
+        if channel.closed or channel.exit_status_ready():
+            if self._connection.alive:
+                return TargetState.BECOME, "sudo did not let the command through"
+            return TargetState.LOST, "the link was lost before the command was sent"
+        if time.monotonic() < patience:
+            return None
+        if patience < self._deadline:
+            return TargetState.BECOME, f"sudo did not answer within {SUDO_S:g} s"
+        return TargetState.TIMED_OUT, f"timed out after {self._timeout_s:g} s; sudo had not let it through"
 
     def _await_end(self, channel: paramiko.Channel) -> CommandResult:
         stopping: TargetState | None = None
         patience, again = self._deadline, float("inf")
         while True:
             self._drain(channel)
-            if channel.closed or channel.exit_status_ready():
+            if channel.closed or channel.exit_status_ready() or self._signalled(channel):
                 break
             now = time.monotonic()
             if stopping is None and (self._cancelled.is_set() or now >= self._deadline):
@@ -170,6 +193,10 @@ class Command:
             self._wake.wait(min(patience, again) - now)
         held = not self._drain_rest(channel, LINGER_S if stopping is None else STOP_S)
         return self._judge(channel, stopping, held=held)
+
+    def _signalled(self, channel: paramiko.Channel) -> bool:
+        """Whether the target has told which signal ended the command."""
+        return channel.get_id() in self._connection.transport.exit_signals
 
     def _drain_rest(self, channel: paramiko.Channel, silence_s: float) -> bool:
         """Take the output that is still on its way when the end is known; whether that came to an end too.

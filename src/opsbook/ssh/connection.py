@@ -6,15 +6,18 @@ to the target then. No authentication is tried before the host key was accepted.
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
+import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import paramiko
 
@@ -23,12 +26,44 @@ from opsbook.model.target import Target, TargetState
 from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts
 from opsbook.ssh.transport import FleetTransport, QuickSocket
 
+_T = TypeVar("_T")
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 MAX_KEYS = 5
 """sshd allows six attempts before it hangs up."""
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 KEEPALIVE_S = 15
+AGENT_S = 3.0
 CHANNELS = 8
 """Commands on one connection at a time: sshd allows ten sessions."""
+
+
+class Slots:
+    """How many commands may be under way on one connection; fewer once the server has refused one more."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def take(self, timeout_s: float) -> bool:
+        """Wait for a free slot and take it; whether one came free in time."""
+        with self._changed:
+            free = self._changed.wait_for(lambda: self._taken < self._most, timeout_s)
+            self._taken += free
+            return free
+
+    def give_back(self) -> None:
+        """Free a slot."""
+        with self._changed:
+            self._taken -= 1
+            self._changed.notify()
+
+    def shrink(self) -> bool:
+        """Allow no more than are taken besides the caller's; whether there are any."""
+        with self._changed:
+            others = self._taken - 1
+            self._most = max(1, min(self._most, others))
+            return others > 0
 
 
 class Connection:
@@ -37,8 +72,7 @@ class Connection:
     def __init__(self, target: Target, transport: FleetTransport, sock: QuickSocket) -> None:
         self.target = target
         self.transport = transport
-        self.channels = threading.BoundedSemaphore(CHANNELS)
-        """Taken by each command under way."""
+        self.slots = Slots(CHANNELS)
         self._sock = sock
 
     @property
@@ -87,7 +121,7 @@ def _left(deadline: float) -> float:
 def _reach(target: Target, deadline: float) -> socket.socket:
     """Connect to the first of the host's addresses that answers."""
     failure: OSError = ConnectionError("no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in _addresses(target, deadline):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(_left(deadline))
@@ -108,6 +142,35 @@ def _reach(target: Target, deadline: float) -> socket.socket:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         return sock
     raise failure
+
+
+def _addresses(target: Target, deadline: float) -> list[Any]:
+    """Return the addresses of a host; a name is looked up on a thread, because a resolver knows no deadline."""
+    try:
+        return socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        look_up = partial(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
+        return _bounded(look_up, _left(deadline))
+
+
+def _bounded(work: Callable[[], _T], seconds: float) -> _T:
+    """Return what a function returns that may hang, or raise TimeoutError; a thread is left behind then."""
+    answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def answer() -> None:
+        try:
+            answers.put((work(), None))
+        except BaseException as error:  # noqa: BLE001  it is raised where the answer is waited for
+            answers.put((None, error))
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return cast("_T", value)
 
 
 def _prefer_known_kinds(transport: paramiko.Transport, kinds: Sequence[str]) -> None:
@@ -150,9 +213,10 @@ def _identities(target: Target, refused: list[str]) -> Iterator[tuple[str, param
     """Yield the keys to try: those the target names, or the agent's and the usual files."""
     if target.identity_files:
         for file in target.identity_files:
-            key = load_key(file)
-            if isinstance(key, str):
-                refused.append(f"{file}: {key}")
+            try:
+                key = load_key(file)
+            except UnusableKeyError as error:
+                refused.append(f"{file}: {error}")
             else:
                 yield file, key
         return
@@ -161,22 +225,31 @@ def _identities(target: Target, refused: list[str]) -> Iterator[tuple[str, param
         tried += 1
         yield "agent", agent_key
     for file in DEFAULT_KEYS[: MAX_KEYS - tried]:
-        key = load_key(os.path.expanduser(file))  # noqa: PTH111  a string is what is cached
-        if not isinstance(key, str):
-            yield file, key
+        with suppress(UnusableKeyError):
+            yield file, load_key(os.path.expanduser(file))  # noqa: PTH111  a string is what is cached
+
+
+class UnusableKeyError(Exception):
+    """A private key's file cannot be used; says why."""
 
 
 @lru_cache(maxsize=64)
-def load_key(file: str) -> paramiko.PKey | str:
-    """Return the private key in a file, or why it cannot be used. Read once, however many targets need it."""
+def load_key(file: str) -> paramiko.PKey:
+    """Return the private key in a file; read once, however many targets need it.
+
+    Raises:
+        UnusableKeyError: it cannot be used now.
+    """
     try:
         return paramiko.PKey.from_path(Path(file))
     except FileNotFoundError:
-        return "no such file"
+        raise UnusableKeyError("no such file") from None
     except paramiko.PasswordRequiredException:
-        return "has a passphrase; add it to an agent"
+        raise UnusableKeyError("has a passphrase; add it to an agent") from None
     except (OSError, ValueError, TypeError, paramiko.SSHException) as error:
-        return str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+            raise  # our own want, not the key's
+        raise UnusableKeyError(str(error) or type(error).__name__) from error
 
 
 @lru_cache(maxsize=1)
@@ -185,8 +258,8 @@ def agent_keys() -> tuple[paramiko.PKey, ...]:
     if not os.environ.get("SSH_AUTH_SOCK"):
         return ()
     try:
-        return tuple(paramiko.Agent().get_keys())
-    except paramiko.SSHException:
+        return _bounded(lambda: tuple(paramiko.Agent().get_keys()), AGENT_S)
+    except (paramiko.SSHException, OSError):
         return ()
 
 
@@ -209,4 +282,6 @@ def _mapped(target: Target, timeout_s: float) -> Iterator[None]:
     except (paramiko.SSHException, EOFError) as error:
         raise ConnectError(f"{where} ended the connection: {str(error) or 'end of stream'}", unreachable) from error
     except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            raise  # says nothing of the target
         raise ConnectError(f"{where}: {(error.strerror or str(error)).lower()}", unreachable) from error

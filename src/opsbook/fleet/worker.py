@@ -1,0 +1,152 @@
+"""One target of one call, as an operation sees it: connects, keeps the intent ahead, and can be cancelled.
+
+Nothing leaves here unless the call it belongs to still allows it, asked at the last moment. Knows nothing of other
+targets.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from opsbook.errors import ConnectError, RefusedError
+from opsbook.fleet.operation import Operation, new_marker
+from opsbook.fleet.session import Session
+from opsbook.model.event import Intent, TargetOutput
+from opsbook.model.target import Target
+from opsbook.ssh.result import ChannelRefusedError, CommandResult
+from opsbook.ssh.script import Script, prepare
+
+
+class CallClosedError(RefusedError):
+    """The call starts nothing new: its limit was passed, or the run is stopping."""
+
+
+class _StaleError(ConnectError):
+    """A kept connection was dead, and nothing had been sent on it."""
+
+
+class Call(Protocol):
+    """The call a worker works for."""
+
+    number: int
+    cell_id: str | None
+    session: Session
+    operation: Operation
+    cancelled: threading.Event
+
+    def check_open(self) -> None:
+        """Return if something new may still leave, else raise CallClosedError."""
+
+    def mark_sent(self, worker: Worker, *, first: bool, changing: bool) -> None:
+        """Note that something leaves now; raise CallClosedError if it may not."""
+
+    def digest(self, name: str) -> str:
+        """Return what identifies the call on a target."""
+
+
+class Worker:
+    """Implements `Work` (see operation)."""
+
+    def __init__(self, call: Call, target: Target) -> None:
+        self._call = call
+        self._session = call.session
+        self.target = target
+        self._lock = threading.Lock()
+        self._cancel_command = _nothing
+        self.sent = False
+        """Whether anything was sent here: what is under way goes on when the call closes."""
+        self.busy = False
+        """Whether a command is under way here."""
+        self.changed = False
+
+    @property
+    def how_far(self) -> str:
+        """Say what a cancel found here while no command ran."""
+        if self.changed:
+            return "cancelled; what was sent before may still take effect"
+        return "cancelled while waiting" if self.sent else "cancelled before it was sent"
+
+    def run(
+        self,
+        script: Script,
+        *,
+        timeout_s: float,
+        changing: bool,
+        connect_s: float | None = None,
+        boot_id: str | None = None,
+    ) -> CommandResult:
+        """See `Work.run`. A pooled connection that turns out to be dead before anything was sent is replaced once."""
+        try:
+            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
+        except _StaleError:
+            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
+
+    def _run_once(
+        self, script: Script, timeout_s: float, *, changing: bool, connect_s: float | None, boot_id: str | None
+    ) -> CommandResult:
+        from opsbook.ssh.command import Command  # noqa: PLC0415  paramiko comes with the first connection
+
+        connection, fresh = self._session.pool.connection(self.target, timeout_s=connect_s)
+        named = replace(script, environment={"OPSBOOK_TARGET": self.target.name, **script.environment})
+        prepared = prepare(named, marker=new_marker())
+        command = Command(connection, prepared, timeout_s=timeout_s, on_output=self._said)
+        with self._lock:
+            self._cancel_command = command.cancel
+        if self._call.cancelled.is_set():
+            command.cancel()
+        try:
+            return command.run(lambda: self._before_send(boot_id, changing=changing))
+        except ChannelRefusedError:
+            raise  # others work on this connection
+        except ConnectError as error:
+            if fresh:
+                raise
+            self._session.pool.drop(self.target, connection)
+            raise _StaleError(str(error), error.state) from error
+        finally:
+            self.busy = False
+            with self._lock:
+                self._cancel_command = _nothing
+
+    def _before_send(self, boot_id: str | None, *, changing: bool) -> None:
+        """Let a command leave: not when the call has closed meanwhile, and a changing one with its intent on disk."""
+        first = not self.sent or (changing and not self.changed)
+        if first:
+            self._call.check_open()
+        if changing:
+            self._session.intend(
+                Intent(
+                    call=self._call.number,
+                    cell_id=self._call.cell_id,
+                    target=self.target.name,
+                    digest=self._call.digest(self.target.name),
+                    kind=self._call.operation.kind,
+                    boot_id=boot_id,
+                )
+            )
+        self._call.mark_sent(self, first=first, changing=changing)
+
+    def disconnect(self) -> None:
+        """See `Work.disconnect`."""
+        self._session.pool.drop(self.target)
+
+    def pause(self, seconds: float) -> bool:
+        """See `Work.pause`."""
+        return self._call.cancelled.wait(seconds)
+
+    def cancel(self) -> None:
+        """End the command that runs now, if one does."""
+        with self._lock:
+            cancel = self._cancel_command
+        cancel()
+
+    def _said(self, stream: str, text: str) -> None:
+        output = TargetOutput(call=self._call.number, target=self.target.name, stream=stream, text=text)
+        self._session.report(output)
+
+
+def _nothing() -> None:
+    """No command runs."""
