@@ -17,6 +17,7 @@ EVERY_S = 2.0
 """Seconds between two writings while the run lasts: the journal has everything meanwhile."""
 
 
+_PAPERMILL_KEYS = ("exception", "start_time", "end_time", "duration")
 _KEPT = {"kernelspec", "language_info", "tags"}
 """Metadata that Jupyter goes by."""
 
@@ -76,6 +77,12 @@ class CopyWriter:
     def keep(self, document: dict[str, Any]) -> None:
         """Take the document as it is at the end of the run."""
         self._document = document
+
+    def keep_unrun(self, document: dict[str, Any]) -> None:
+        """Take a document of which nothing ran: every cell waits, in papermill's words."""
+        for cell in document["cells"]:
+            cell["metadata"]["papermill"] = {**dict.fromkeys(_PAPERMILL_KEYS), "status": "pending"}
+        self.keep(document)
 
     def finish(self, record: RunRecord) -> None:
         """Write the copy with what the run came to.

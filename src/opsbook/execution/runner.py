@@ -222,6 +222,7 @@ class _Run:
             lost = "" if kernel.alive or self._stopper.signal else kernel.how_it_ended
             self._copy.keep(executed)
         finally:
+            channel.stopping.set()  # nobody waits for what a thread of the author's would send now
             engine.finish(state)
         return lost
 
@@ -244,7 +245,7 @@ class _Run:
         self._recorder.fold.close()
         if self._copy.is_empty:  # nothing ran: the copy shows just that
             with suppress(RunbookError):
-                self._copy.keep(make_document(self._request.runbook))
+                self._copy.keep_unrun(make_document(self._request.runbook))
         ending = replace(
             ending,
             signal=self._stopper.signal,

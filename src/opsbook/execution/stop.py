@@ -95,7 +95,9 @@ class Stopper:
             self._arrived.put(0)
             worker.join(1)
             for number, handler in before.items():
-                signal.signal(number, handler)
+                # the run is over: a signal that comes while its result is being printed must not take its exit code away
+                by_default = handler in {signal.SIG_DFL, signal.default_int_handler}
+                signal.signal(number, _pass if by_default else handler)
             os.close(self._bell)
             os.close(self._ring)
 
@@ -156,6 +158,11 @@ class Stopper:
     def _kill(self) -> None:
         if self._kernel is not None:
             self._kernel.kill()
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    """Nothing is left to stop."""
+    del number, frame
 
 
 def _ignore(_: str) -> None:
