@@ -149,7 +149,7 @@ class _Run:
         self._redactor = Redactor()
         self._recorder = Recorder(folder, self._redactor, RecordFold(claimed), observers)
         self._stopper = stopper
-        stopper.on_stop = lambda name: self._recorder.submit(StopRequested(signal=name))
+        stopper.tell(lambda name: self._recorder.submit(StopRequested(signal=name)))
         self._copy = CopyWriter(folder.copy, self._redactor)
         self._state: RunInProgress | None = None
 

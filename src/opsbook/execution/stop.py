@@ -50,12 +50,28 @@ class Stopper:
         self._begun = 0
         self._running = 0
         """The number of the cell that runs, from 1; 0 while none does."""
-        self.on_stop: Callable[[str], None] = _ignore
-        """Called with the name of each signal."""
+        self._listener: Callable[[str], None] | None = None
+        self._untold: list[str] = []
         self.signal: int | None = None
         """The first signal that asked the run to stop."""
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._ring, False)
+
+    def tell(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the name of each signal, those that came before included."""
+        with self._cells:
+            self._listener = listener
+            untold, self._untold = self._untold, []
+        for name in untold:
+            listener(name)
+
+    def _tell(self, name: str) -> None:
+        with self._cells:
+            listener = self._listener
+            if listener is None:
+                self._untold.append(name)
+        if listener is not None:
+            listener(name)
 
     @contextmanager
     def cell(self) -> Iterator[None]:
@@ -95,7 +111,7 @@ class Stopper:
             self._arrived.put(0)
             worker.join(1)
             for number, handler in before.items():
-                # the run is over: a signal that comes while its result is being printed must not take its exit code away
+                # the run is over: a signal while its result is printed must not take its exit code away
                 by_default = handler in {signal.SIG_DFL, signal.default_int_handler}
                 signal.signal(number, _pass if by_default else handler)
             os.close(self._bell)
@@ -115,7 +131,7 @@ class Stopper:
         while number := self._arrived.get():
             stops += 1
             cell = self._running
-            self.on_stop(signal.Signals(number).name)
+            self._tell(signal.Signals(number).name)
             if self._channel is not None:
                 self._channel.stopping.set()
             if stops == 1 and self._patient and number == signal.SIGINT and self._finish(cell):
@@ -163,10 +179,6 @@ class Stopper:
 def _pass(number: int, frame: FrameType | None) -> None:
     """Nothing is left to stop."""
     del number, frame
-
-
-def _ignore(_: str) -> None:
-    """Nobody has to be told yet."""
 
 
 def process_start(pid: int) -> str:
