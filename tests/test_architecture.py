@@ -42,7 +42,7 @@ FLOORS = {
 
 GROUND = 0
 DOORS = {
-    "opsbook": {"opsbook.fleet.api", "opsbook.fleet.extension", "opsbook.redaction"},
+    "opsbook": {"opsbook.errors", "opsbook.fleet.api", "opsbook.fleet.extension", "opsbook.redaction"},
     "opsbook.__main__": {"opsbook.cli.main"},
 }
 """The package's own two modules, and what each may point at."""

@@ -521,8 +521,8 @@ def test_a_cell_goes_from_not_run_through_running_to_its_end_and_no_other_cell_w
         ("ok failed", "failed"),
         ("failed ok", "failed"),
         ("failed ok ok", "failed"),
-        ("failed timed_out", "failed"),
-        ("timed_out failed ok", "timed_out"),
+        ("failed timed_out", "timed_out"),
+        ("timed_out failed ok", "failed"),
         ("unreachable ok", "unreachable"),
         ("lost ok", "lost"),
         ("cancelled ok", "cancelled"),
@@ -542,14 +542,15 @@ def test_of_what_happened_to_a_target_the_gravest_stays(states: str, comes_to: s
     assert results(call("web1"), *ends) == {"web1": comes_to}
 
 
-def test_a_failure_keeps_its_own_reason_and_code_and_time_adds_up() -> None:
+def test_the_last_failure_keeps_its_own_reason_and_code_and_time_adds_up() -> None:
     folded = fold(
         target_end("web1", TargetState.OK, duration_s=1.0),
-        target_end("web1", TargetState.FAILED, exit_code=7, stderr="first\n the reason \n\n", duration_s=2.0),
-        target_end("web1", TargetState.FAILED, exit_code=8, reason="later", duration_s=4.0),
+        target_end("web1", TargetState.FAILED, exit_code=7, reason="earlier", duration_s=2.0),
+        target_end("web1", TargetState.FAILED, exit_code=8, stderr="first\n the reason \n\n", duration_s=3.0),
+        target_end("web1", TargetState.OK, duration_s=1.0),
     )
     outcome = folded.record(folded.judge(Ending()), NOW).targets.results["web1"]
-    assert (outcome.exit_code, outcome.reason, outcome.cell_id, outcome.duration_s) == (7, "the reason", "a", 7.0)
+    assert (outcome.exit_code, outcome.reason, outcome.cell_id, outcome.duration_s) == (8, "the reason", "a", 7.0)
 
 
 def test_a_target_that_was_asked_and_never_answered_is_not_run() -> None:

@@ -439,3 +439,22 @@ def test_an_unreachable_target_and_a_cell_that_raises_are_results_not_refusals(d
     assert desk.run().states == {"load": "ok", "on": "ok", "raises": "failed"}
     assert desk.run().targets == {"web1": "ok", "gone": "unreachable"}
     assert json.loads(desk.run().folder.joinpath("run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("tag", "word"), [("confrim", "'confirm'"), ("Parameters", "'parameters'"), ("retry:3", "not supported")]
+)
+def test_a_tag_that_would_mean_nothing_is_refused(desk, tag, word):
+    desk.notebook(HELLO, code("print('on')", tag))
+    check_refused(desk, desk.opsbook("run", "book.ipynb"), tag, word)
+
+
+def test_a_secret_that_is_not_there_is_refused_before_anything_starts(desk):
+    desk.notebook(LOAD, parameters('token: Secret = "env:NOT_SET_ANYWHERE"'), HELLO)
+    check_refused(desk, desk.opsbook("run", "book.ipynb"), "'token'", "NOT_SET_ANYWHERE", "-p token=")
+
+
+def test_the_bare_command_shows_its_help(desk):
+    ran = desk.opsbook()
+    assert ran.code == 0
+    assert ran.out.startswith("Usage: opsbook")

@@ -86,3 +86,42 @@ def test_a_notebook_beside_a_file_called_opsbook_still_gets_the_package_and_its_
     (tmp_path / "neighbour.py").write_text("answer = 42")
     code, record, error = run("python3", ["%load_ext opsbook", "import neighbour\nrecord('answer', neighbour.answer)"])
     assert (code, record["metrics"]) == (0, {"answer": 42}), error
+
+
+def test_a_cell_that_may_raise_leaves_no_mark_of_a_stop_in_the_copy(run, tmp_path):
+    notebook = tmp_path / "raising.ipynb"
+    write_notebook(notebook, ["1 / 0", "print('on')"], "python3")
+    cells = json.loads(notebook.read_text())
+    cells["cells"][0]["metadata"]["tags"] = ["raises-exception"]
+    notebook.write_text(json.dumps(cells))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "opsbook", "run", str(notebook), "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    copy = Path(json.loads(done.stdout)["copy"]).read_text()
+    assert "ZeroDivisionError" in copy
+    assert "papermill-error-cell-tag" not in copy
+
+
+def test_a_parameter_without_an_annotation_reaches_a_script_too(run, tmp_path):
+    source = "%load_ext opsbook\nfrom opsbook.fleet.session import current\nrecord('seen', current().variables())"
+    notebook = write_notebook(tmp_path / "plain.ipynb", ["%load_ext opsbook", "answer = 42", source], "python3")
+    cells = json.loads(notebook.read_text())
+    cells["cells"][1]["metadata"]["tags"] = ["parameters"]
+    notebook.write_text(json.dumps(cells))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "opsbook", "run", str(notebook), "-p", "answer=43", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert json.loads(done.stdout)["metrics"]["seen"] == {"answer": "43"}, done.stderr

@@ -300,7 +300,7 @@ def test_a_name_that_would_replace_the_shells_own_is_refused(name: str) -> None:
         ("Annotated[int, '1..5']", "5", 5),
         ("Annotated[str, '[a-z]+']", "abc", "abc"),
         ("Secret", "env:TOKEN", "env:TOKEN"),
-        ("Secret", "vault:a/b", "vault:a/b"),
+        ("Secret", "cmd:pass show a/b", "cmd:pass show a/b"),
     ],
 )
 def test_a_flags_text_is_converted_by_the_declared_type(annotation: str, text: str, value: Any) -> None:

@@ -364,7 +364,7 @@ def test_a_wide_live_screen_has_a_longer_bar():
 def test_a_run_that_is_asked_to_stop_says_so():
     entries = [*to_the_third_wave(), entry(21, StopRequested(signal="SIGINT"))]
 
-    assert shown(entries, at=22)[1] == "run 20261120T113958Z-patch-7f3a2c   stopping: SIGINT"
+    assert shown(entries, at=22)[1] == "run 20261120T113958Z-patch-7f3a2c   stopping: SIGINT, again to end what runs"
 
 
 def test_on_a_low_screen_the_running_step_stays_in_sight():

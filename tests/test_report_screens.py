@@ -101,7 +101,8 @@ def failed_record(**changes):
     results |= dict.fromkeys(["web18", "db04", "db05", "db06"], left)
     cells = make_cells("ok ok ok ok failed not_run not_run ok", [0.1, 2, 2, 1, 391, None, None, 2.2])
     error = CellError(name="FleetError", text="2 of 24 targets failed")
-    cells = tuple(msgspec.structs.replace(c, error=error) if c.id == "update" else c for c in cells)
+    states = {name: result.state for name, result in results.items()}
+    cells = tuple(msgspec.structs.replace(c, error=error, targets=states) if c.id == "update" else c for c in cells)
     targets = RunTargets(pattern="prod", selected=(*WEB, *DB), results=results)
     return make_record(cells=cells, targets=targets, **changes)
 
@@ -229,8 +230,10 @@ def test_a_local_error_is_shown_with_its_first_twenty_lines():
 
 
 def test_failures_within_the_limit_show_in_a_phase_that_is_ok():
-    results = failed_record().targets.results
-    record = good_record(status=RunState.FAILED, reason="2 of 24", targets=RunTargets(results=results))
+    failed = failed_record()
+    states = {cell.id: cell.targets for cell in failed.cells}
+    cells = tuple(msgspec.structs.replace(cell, targets=states[cell.id]) for cell in good_record().cells)
+    record = good_record(status=RunState.FAILED, reason="2 of 24", targets=failed.targets, cells=cells)
 
     assert "  ✓ Update the packages     6:31   18 ok · 2 failed · 4 skipped\n" in summary_of(record)
 

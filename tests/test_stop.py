@@ -353,7 +353,7 @@ def test_a_second_signal_ends_the_remote_command_of_what_always_runs(desk: Desk,
 
 
 def test_two_signals_in_a_row_end_what_runs_and_leave_what_always_runs_its_chance(desk: Desk, asleep: str) -> None:
-    tidy = code(f"targets('web3').run('sleep 1; touch {desk.folder}/cleaned')", "always", cell_id="tidy")
+    tidy = code(f"targets('web3').run('sleep 3; touch {desk.folder}/cleaned')", "always", cell_id="tidy")
     desk.notebook(LOAD, code(f"%%on web1,web2\nsleep {asleep}", cell_id="on"), LATER, tidy)
     with started(desk) as process:
         await_sleepers(asleep, 2)

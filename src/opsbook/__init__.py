@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from opsbook.errors import FleetError
     from opsbook.fleet.api import record, secret, targets, wait_until
     from opsbook.redaction import Secret
 
 __version__ = "0.1.0"
-__all__ = ["Secret", "record", "secret", "targets", "wait_until"]
+__all__ = ["FleetError", "Secret", "record", "secret", "targets", "wait_until"]
 
-_HOMES = {"Secret": "opsbook.redaction"} | dict.fromkeys(
+_HOMES = {"Secret": "opsbook.redaction", "FleetError": "opsbook.errors"} | dict.fromkeys(
     ("record", "secret", "targets", "wait_until"), "opsbook.fleet.api"
 )
 

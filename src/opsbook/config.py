@@ -124,5 +124,8 @@ def _guess(sentence: str) -> str:
     """Offer the known key nearest to an unknown one."""
     _, marker, rest = sentence.partition("unknown field `")
     known = [*Settings.__struct_fields__, *SshSettings.__struct_fields__]
-    near = difflib.get_close_matches(rest.partition("`")[0], known, n=1) if marker else []
+    name = rest.partition("`")[0]
+    if marker and name in SshSettings.__struct_fields__:
+        return f"{name} belongs under [ssh]"
+    near = difflib.get_close_matches(name, known, n=1) if marker else []
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -30,7 +30,7 @@ STRUCTURE = frozenset(
     ("run_id", "cell_id", "id", "call", "digest", "kind", "target", "targets", "selected", "waves")
 ) | {*("stream", "signal", "results", "sha256", "tags", "boot_id", "secrets", "versions")}
 """Fields of our own Structs whose text holds things together: names and ids, not what anybody wrote or printed."""
-SCHEMES = ("env", "file", "cmd", "vault", "prompt")
+SCHEMES = ("env", "file", "cmd")
 
 
 def is_reference(text: object) -> bool:

@@ -70,8 +70,12 @@ class RecordFold:
 
     def _end_target(self, ended: e.TargetEnded) -> None:
         self._sent.pop((ended.call, ended.target), None)
-        if ended.counted:
-            self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended)
+        if not ended.counted:
+            return
+        self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended)
+        cell = self._cells.get(ended.cell_id or "")
+        if cell is not None and _weight(ended.state) > _weight(cell.targets.get(ended.target, TargetState.NOT_RUN)):
+            self._cells[cell.id] = replace(cell, targets={**cell.targets, ended.target: ended.state})
 
     def _change_cell(self, cell_id: str, **changes: object) -> None:
         known = self._cells.get(cell_id)
@@ -116,10 +120,11 @@ class RecordFold:
 
 
 def _after(known: TargetOutcome, ended: e.TargetEnded) -> TargetOutcome:
-    """Return a target's outcome after one more call: its first failure stays, and so does having been left out."""
+    """Return a target's outcome after one more call: a failure stays, the latest of several; so does being left out."""
     spent = round(known.duration_s + ended.duration_s, 3)
+    before, now = _weight(known.state), _weight(ended.state)
     done_after_all = known.state is TargetState.SKIPPED and ended.state is TargetState.OK and not ended.read_only
-    if _weight(ended.state) <= _weight(known.state) and not done_after_all:
+    if not (now > before or (now == before and ended.state.is_failure) or done_after_all):
         return replace(known, duration_s=spent)
     return TargetOutcome(
         state=ended.state,

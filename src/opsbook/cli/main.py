@@ -71,7 +71,7 @@ def main() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before we began
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  for the process's life
-    code = _run(sys.argv[1:])
+    code = _run(sys.argv[1:] or ["--help"])
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
             stream.flush()

@@ -41,11 +41,10 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         super().__init__(nb_man, km=run.kernel_manager, **options)
         self._run = run
         self.kc = run.kernel_client
-        self._broken = False
         self._stream: Document | None = None
         self._pieces: list[str] = []
         self._cell_id = ""
-        self.timeout_func = lambda _: ALWAYS_S if self._broken or self._run.stopped else None
+        self.timeout_func = lambda _: ALWAYS_S if self._run.broken or self._run.stopped else None
 
     def execute(self, **options: Any) -> Any:
         """Run all cells (papermill's entry). The kernel is asked for its language first: later it may be dead."""
@@ -70,11 +69,11 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
             # busy first, questions after: a signal that came between would find nothing to stop, and the cell would run
             with self._run.stopper.cell():
                 if self._may_run(tags):
-                    self._broken = not self._execute(cell, index, tags) or self._broken
+                    self._run.broken = not self._execute(cell, index, tags) or self._run.broken
 
     def _may_run(self, tags: list[str]) -> bool:
         """Whether a cell may start now; after a failure or a stop only an `always` cell may."""
-        if not (self._broken or self._run.stopped):
+        if not (self._run.broken or self._run.stopped):
             return True
         if "always" not in tags:
             return False
@@ -157,7 +156,7 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         try:
             self._run.recorder.commit_now(ended)
         except ArchiveError:
-            self._broken = True  # the run ends with 5; the recorder keeps the reason
+            self._run.broken = True  # the run ends with 5; the recorder keeps the reason
 
     def _confirm(self, cell: Document) -> bool:
         """Ask whether to go on with a cell tagged `confirm` (SEMANTICS 25)."""

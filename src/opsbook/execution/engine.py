@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -207,7 +208,7 @@ def execute(
     path = f"{SCHEME}{id(run)}.ipynb"
     _documents[path] = json.dumps(document)
     holder: list[Document] = []
-    try:
+    with suppress(PapermillExecutionError):  # it found an error output; how each cell ended is known already
         execute_notebook(
             path,
             None,
@@ -219,11 +220,8 @@ def execute(
             save=save,
             holder=holder,
         )
-    except PapermillExecutionError:
-        pass  # it found an error output; how each cell ended is known already
-    else:
-        holder[0] = remove_error_markers(holder[0])
-    return holder[0]
+    # papermill marks every error it finds as the end of the run, also one a cell was allowed to raise
+    return holder[0] if run.broken else remove_error_markers(holder[0])
 
 
 def finish(run: RunInProgress) -> None:

@@ -39,6 +39,8 @@ class RunInProgress:
         self._frozen = {cell.id for cell in runbook.cells if cell.frozen}
         self.kernel_client: Any = None
         self.kernel_manager: Any = None
+        self.broken = False
+        """Whether a cell did not end well."""
         self.notes: list[str] = []
         """What a reader of the record should know besides."""
         self.refused = ""

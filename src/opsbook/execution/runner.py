@@ -21,7 +21,7 @@ from opsbook.archive.copy import CopyWriter
 from opsbook.archive.files import write_whole
 from opsbook.archive.fold import RecordFold
 from opsbook.archive.layout import Claim, RunFolder, new_run_id, run_folder
-from opsbook.errors import ArchiveError, OpsbookError, RefusedError, RunbookError
+from opsbook.errors import ArchiveError, OpsbookError, RefusedError, RunbookError, SecretError
 from opsbook.execution.channel import ChannelServer
 from opsbook.execution.kernel import OWN, Kernel, kernel_command, start_kernel
 from opsbook.execution.origin import git_state, operator_here, versions
@@ -76,6 +76,7 @@ def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompte
         ArchiveError: the run could not be recorded.
     """
     _check_gates(request, prompter)
+    _check_secrets(request.binding)
     kernel_command(request.runbook.kernel)
     stopper = Stopper(patient=request.terminal)
     with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
@@ -104,6 +105,19 @@ def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
             f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
             "give --yes to confirm it beforehand",
         )
+
+
+def _check_secrets(binding: Binding) -> None:
+    """Refuse before anything starts when a secret is not there. A command is not run twice for that."""
+    for name in binding.secrets:
+        reference = binding.values.get(name)
+        if isinstance(reference, str) and not reference.startswith("cmd:"):
+            try:
+                resolve(reference)
+            except SecretError as error:
+                raise SecretError(
+                    f"parameter {name!r}: {error}", error.hint or f"give another with -p {name}=…"
+                ) from None
 
 
 def _claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> RunRecord:

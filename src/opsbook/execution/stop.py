@@ -43,7 +43,8 @@ class Stopper:
 
     def __init__(self, *, patient: bool) -> None:
         self._patient = patient
-        self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        """Signals, each with the cell it came in; a zero at the end."""
         self._channel: ChannelServer | None = None
         self._kernel: Kernel | None = None
         self._cells = threading.Condition()
@@ -108,7 +109,7 @@ class Stopper:
         try:
             yield
         finally:
-            self._arrived.put(0)
+            self._arrived.put((0, 0))
             worker.join(1)
             for number, handler in before.items():
                 # the run is over: a signal while its result is printed must not take its exit code away
@@ -121,16 +122,16 @@ class Stopper:
         del frame
         if self.signal is None:
             self.signal = number
-        self._arrived.put(number)
+        self._arrived.put((number, self._running))
         with suppress(OSError):
             os.write(self._ring, b"!")
 
     def _work(self) -> None:
         """Answer one signal after the other: the first two end what runs, any further one kills the kernel at once."""
         stops = 0
-        while number := self._arrived.get():
+        while (arrived := self._arrived.get())[0]:
+            number, cell = arrived
             stops += 1
-            cell = self._running
             self._tell(signal.Signals(number).name)
             if self._channel is not None:
                 self._channel.stopping.set()
@@ -156,6 +157,8 @@ class Stopper:
 
     def _end(self, cell: int, *, hurried: bool) -> bool:
         """End what a cell runs, and wait until it is over; when hurried, only until the next signal. Whether it is."""
+        if self._over(cell, 0):
+            return True
         deadline = time.monotonic() + self.end_running(cell)
         while not self._over(cell, 0.05):
             if time.monotonic() > deadline or (hurried and not self._arrived.empty()):

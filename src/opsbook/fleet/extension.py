@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from IPython.display import display
 
-from opsbook.errors import OpsbookError
+from opsbook.errors import FleetError, OpsbookError
 from opsbook.fleet import api
 from opsbook.fleet.magic import on
 from opsbook.fleet.operation import shell_value
@@ -28,6 +28,7 @@ _GIVEN = {
     "secret": api.secret,
     "wait_until": api.wait_until,
     "Secret": Secret,
+    "FleetError": FleetError,
     "Literal": Literal,
     "Annotated": Annotated,
 }
@@ -108,7 +109,8 @@ class _Extension:
 
     def _variables(self) -> dict[str, str]:
         """Give the parameters as script variables; secrets never are."""
-        values = {name: self._shell.user_ns[name] for name in self._declared if name in self._shell.user_ns}
+        names = {*self._declared, *self._session.parameters}
+        values = {name: self._shell.user_ns[name] for name in names if name in self._shell.user_ns}
         return {name: shell_value(value) for name, value in values.items() if not isinstance(value, Secret)}
 
 

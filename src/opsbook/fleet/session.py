@@ -51,6 +51,7 @@ class Session:
         options: RunOptions,
         channel: Channel | None,
         variables: Callable[[], dict[str, str]] = dict,
+        parameters: frozenset[str] = frozenset(),
     ) -> None:
         self._inventory = inventory
         self._selected = None if selected is None else frozenset(selected)
@@ -59,6 +60,8 @@ class Session:
         self.pool = Pool(options)
         self.variables = variables
         """Gives the script variables: the parameters, as they are now where the extension is loaded."""
+        self.parameters = parameters
+        """The names of the runbook's parameters, as far as the runner told them."""
         self.cell_id: str | None = None
         self.show: Callable[[object], None] = _nowhere
         """Displays a value in the notebook."""
@@ -151,6 +154,7 @@ def _from_runner(channel: ChannelClient) -> Session:
         selected=welcome.selected if welcome.limited else None,
         options=welcome.options,
         channel=channel,
+        parameters=frozenset(plain),
         variables=lambda: {name: shell_value(value) for name, value in plain.items()},
     )
 

@@ -174,7 +174,7 @@ class _Reader:
 
 _OPTIONS_HINT = (
     "known are -o UserKnownHostsFile=PATH, IdentitiesOnly=yes, BatchMode=yes and StrictHostKeyChecking=yes; "
-    "put the rest into your ssh_config"
+    "opsbook does not read other options yet, nor ~/.ssh/config"
 )
 
 

@@ -80,7 +80,7 @@ def _read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise InventoryError(f"{path}: there is no such file", "check -i, or inventory in opsbook.toml") from error
+        raise InventoryError(f"{path}: there is no such file", "check the path") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InventoryError(f"{path}: the file cannot be read: {reason}", "check its permissions") from error

@@ -72,10 +72,12 @@ class CellRecord(Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     duration_s: float | None = None
     error: CellError | None = None
+    targets: dict[str, TargetState] = {}
+    """How its fleet calls ended, by target: the gravest state of those that count."""
 
 
 class TargetOutcome(Struct, frozen=True, kw_only=True):
-    """What became of one target over a whole run: its first failure, else that it was left out, else that it is ok."""
+    """What became of one target over a whole run: its last failure, else that it was left out, else that it is ok."""
 
     state: TargetState = TargetState.NOT_RUN
     exit_code: int | None = None

@@ -60,6 +60,8 @@ class Phase(Struct, frozen=True, kw_only=True):
     cell_ids: tuple[str, ...]
     duration_s: float | None = None
     """The sum over its cells; None when none of them ran."""
+    targets: tuple[TargetState, ...] = ()
+    """How the targets ended in the last of its cells that did not go well for all of them."""
     note: str = ""
     """What else there is to say: how many cells, or what became of the targets."""
 
@@ -88,6 +90,10 @@ def _title(cell: CellRecord) -> str:
     return f"{cell.label} ({special})" if special else cell.label
 
 
+def _troubled(cell: CellRecord) -> bool:
+    return any(state is not TargetState.OK for state in cell.targets.values())
+
+
 def _phase(label: str, cells: Sequence[CellRecord]) -> Phase:
     times = [cell.duration_s for cell in cells if cell.duration_s is not None]
     return Phase(
@@ -95,5 +101,6 @@ def _phase(label: str, cells: Sequence[CellRecord]) -> Phase:
         state=min((cell.state for cell in cells), key=_WORST_FIRST.index),
         cell_ids=tuple(cell.id for cell in cells),
         duration_s=sum(times) if times else None,
+        targets=next((tuple(cell.targets.values()) for cell in reversed(cells) if _troubled(cell)), ()),
         note=f"{len(cells)} cells" if len(cells) > 1 else "",
     )

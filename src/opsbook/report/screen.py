@@ -58,7 +58,8 @@ def _head(progress: Progress, *, now: datetime, width: int) -> list[Text]:
     left = set_cell_size(crop(left, width - cell_len(right) - 2), max(0, width - cell_len(right)))
     second = Text.assemble("run ", one_line(run.run_id))
     if progress.stopping:
-        second.append(f"   stopping: {one_line(progress.stopping)}", "bold yellow")
+        again = ", again to end what runs" if progress.stopping == "SIGINT" else ""
+        second.append(f"   stopping: {one_line(progress.stopping)}{again}", "bold yellow")
     return [Text.assemble((left, "bold"), right), second, Text()]
 
 

@@ -66,7 +66,7 @@ def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
         run_id=record.run_id,
         status=record.status,
         headline=_headline(record),
-        phases=tuple(_with_targets(phase, record.targets.results) for phase in fold_phases(record.cells)),
+        phases=tuple(_with_targets(phase) for phase in fold_phases(record.cells)),
         groups=group_targets(record.targets.results),
         error=_error(record.cells),
         failed_checks=tuple(f"{check.name}: {check.detail or 'failed'}" for check in record.checks if not check.ok),
@@ -128,13 +128,9 @@ def _headline(record: RunRecord) -> str:
     return f"{runbook_name(record)} {verb}{took}" + (f": {reason}" if reason else "")
 
 
-def _with_targets(phase: Phase, results: Mapping[str, TargetOutcome]) -> Phase:
+def _with_targets(phase: Phase) -> Phase:
     """Add what became of the targets where that explains the phase."""
-    here = [result.state for result in results.values() if result.cell_id in phase.cell_ids]
-    calm = {CellState.OK, CellState.SKIPPED, CellState.NOT_RUN}
-    if not here or (phase.state in calm and not any(state.is_failure for state in here)):
-        return phase
-    return msgspec.structs.replace(phase, note=count_states(here))
+    return msgspec.structs.replace(phase, note=count_states(phase.targets)) if phase.targets else phase
 
 
 def _error(cells: tuple[CellRecord, ...]) -> ErrorExcerpt | None:

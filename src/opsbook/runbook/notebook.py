@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import codecs
+import difflib
 import hashlib
 import re
 import stat
@@ -30,6 +31,9 @@ Document: TypeAlias = "NotebookNode"
 """A notebook in nbformat's terms; named without importing it."""
 PARAMETERS_TAG = "parameters"
 INJECTED_TAG = "injected-parameters"
+TAGS = (PARAMETERS_TAG, INJECTED_TAG, "confirm", "always", "skip", "skip-execution", "raises-exception", "phase")
+"""Tags that mean something to a run."""
+TAGS_TO_COME = ("on-failure", "retry", "timeout")
 MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -91,8 +95,10 @@ class Cell(Struct, frozen=True, kw_only=True):
 
     @property
     def changes(self) -> bool:
-        """Whether its text is an `%%on` cell that may change its targets."""
-        return self.fans_out and "--read-only" not in self.source.lstrip().splitlines()[0].split()
+        """Whether its text shows that it may change its targets."""
+        if self.fans_out:
+            return "--read-only" not in self.source.lstrip().splitlines()[0].split()
+        return self.kind == "code" and ".reboot(" in self.source
 
 
 class Runbook(Struct, frozen=True, kw_only=True):
@@ -149,6 +155,8 @@ def read_runbook(path: Path) -> Runbook:
             f"{path.name} has {len(tagged)} cells tagged 'parameters'",
             "keep the tag on the one cell that declares them all",
         )
+    for cell in cells:
+        _check_tags(cell)
     first_code = next((cell.index for cell in cells if cell.is_code), len(cells))
     opening = [cell.source for cell in cells[:first_code] if cell.kind == "markdown"]
     return Runbook(
@@ -253,6 +261,17 @@ def _label(cells: list[Cell]) -> list[Cell]:
         label = phase or own or heading or first_line[:60]
         labelled.append(msgspec.structs.replace(cell, label=label))
     return labelled
+
+
+def _check_tags(cell: Cell) -> None:
+    """Refuse a tag that would mean something else than its author thinks: a misspelt gate is no gate."""
+    for tag in cell.tags:
+        name = tag.partition(":")[0]
+        if name in TAGS_TO_COME and cell.is_code:
+            raise RunbookError(f'the tag {tag!r} (cell "{cell.label}") is not supported yet', "see docs/limits.md")
+        near = difflib.get_close_matches(name.lower(), TAGS, n=1, cutoff=0.8)
+        if near and name not in TAGS and cell.is_code:
+            raise RunbookError(f'unknown tag {tag!r} (cell "{cell.label}")', f"did you mean {near[0]!r}?")
 
 
 def _calls_targets(source: str) -> bool:

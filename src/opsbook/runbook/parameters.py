@@ -25,6 +25,17 @@ from opsbook.redaction import SCHEMES, Secret, is_reference
 from opsbook.runbook.annotation import KNOWN_TYPES, PLAIN_TYPES, label, read_annotation
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+EXAMPLES = {
+    "int": "3",
+    "float": "2.5",
+    "bool": "true or false",
+    "date": "2026-11-20",
+    "datetime": "2026-11-20T11:39:58Z",
+    "time": "11:39:58",
+    "list": "a,b or [1, 2]",
+    "dict": '{"a": 1}',
+}
+"""How a value of a type is written on a command line."""
 SHELL_NAMES = frozenset(
     ("PATH", "HOME", "IFS", "SHELL", "USER", "PWD", "OLDPWD", "ENV", "UID", "EUID", "PPID", "LANG", "TERM", "CDPATH")
 ) | {"SHELLOPTS", "SHLVL", "GROUPS", "FUNCNAME", "OPTIND", "_"}
@@ -222,7 +233,7 @@ def _check(name: str, value: Any, kind: Any, *, lax: bool = False, origin: str =
     except (msgspec.ValidationError, TypeError) as error:
         shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."  # noqa: PLR2004  a line is short
         of = f" ({origin})" if origin else ""
-        raise ParameterError(f"parameter {name!r}{of}: {shown} is not {_wanted(kind)}", str(error)) from None
+        raise ParameterError(f"parameter {name!r}{of}: {shown} is not {_wanted(kind)}", _advice(value, kind)) from error
     _refuse_unstorable(name, fit)
     return fit
 
@@ -230,6 +241,16 @@ def _check(name: str, value: Any, kind: Any, *, lax: bool = False, origin: str =
 def _wanted(kind: Any) -> str:
     wanted = label(kind)
     return f"one of {wanted.replace(' | ', ', ')}" if get_origin(kind) is Literal else f"a {wanted}"
+
+
+def _advice(value: Any, kind: Any) -> str:
+    """Say what would have fitted."""
+    if get_origin(kind) is Literal:
+        near = difflib.get_close_matches(str(value), [str(word) for word in get_args(kind)], n=1)
+        return f"did you mean {near[0]!r}?" if near else f"give {_wanted(kind)}"
+    options = get_args(kind) if get_origin(kind) in {Union, Annotated} else (kind,)
+    examples = (EXAMPLES.get(getattr(get_origin(option) or option, "__name__", "")) for option in options)
+    return next((f"such as {example}" for example in examples if example), f"give {_wanted(kind)}")
 
 
 def _refuse_unstorable(name: str, value: Any) -> None:

@@ -84,7 +84,9 @@ class KnownHosts:
                 known = ", ".join(fingerprint(base64.b64decode(entry.key)) for entry in same or entries)
                 raise ConnectError(f"the host key has CHANGED: known {known}, shown {shown}", TargetState.HOSTKEY)
             if policy is not HostKeyPolicy.ACCEPT_NEW:
-                raise ConnectError(f"the host key {shown} is not known", TargetState.HOSTKEY)
+                raise ConnectError(
+                    f"the host key {shown} is not known (--host-keys accept-new records it)", TargetState.HOSTKEY
+                )
             self._record(_Entry(names=name, kind=kind, key=key, revoked=False))
 
     def _record(self, entry: _Entry) -> None:
