@@ -616,7 +616,8 @@ def test_a_secret_reaches_its_target_and_nothing_else(desk, endings):
 
 
 def test_a_secret_that_cannot_be_resolved_fails_its_cell(desk):
-    desk.notebook(LOAD, parameters('token: Secret = "env:NO_SUCH"'), code("token.reveal()", cell_id="reveals"))
+    cell = code("secret('env:NO_SUCH').reveal()", cell_id="reveals")
+    desk.notebook(LOAD, cell)
     ran = desk.opsbook("run", "book.ipynb")
     assert ran.code == 1, ran
     assert desk.run().states["reveals"] == "failed"
