@@ -104,6 +104,8 @@ class Stopper:
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     before[number] = signal.signal(number, self._take)
+            # written to when the signal arrives, not when Python gets to the handler: whoever waits is sure to wake
+            signal.set_wakeup_fd(self._ring, warn_on_full_buffer=False)
         worker = threading.Thread(target=self._work, name="opsbook-stopper", daemon=True)
         worker.start()
         try:
@@ -111,6 +113,8 @@ class Stopper:
         finally:
             self._arrived.put((0, 0))
             worker.join(1)
+            with suppress(ValueError):  # not the main thread
+                signal.set_wakeup_fd(-1)
             for number, handler in before.items():
                 # the run is over: a signal while its result is printed must not take its exit code away
                 by_default = handler in {signal.SIG_DFL, signal.default_int_handler}
@@ -123,8 +127,6 @@ class Stopper:
         if self.signal is None:
             self.signal = number
         self._arrived.put((number, self._running))
-        with suppress(OSError):
-            os.write(self._ring, b"!")
 
     def _work(self) -> None:
         """Answer one signal after the other: the first two end what runs, any further one kills the kernel at once."""
