@@ -47,6 +47,11 @@ def file_parameters(files: Any) -> dict[str, JsonValue]:
     return values
 
 
+def archive_root(archive: Path | None, settings: Settings | None = None) -> Path:
+    """Return where runs are kept, as a flag or the settings say: the same path from wherever it is looked at."""
+    return (archive or Path((settings or load_settings()).archive)).absolute()
+
+
 def read_inventory(settings: Settings, files: tuple[Path, ...]) -> Inventory | None:
     """Return the inventory of the flags, else of the settings; None when there is none."""
     sources = list(files) or [Path(source) for source in settings.inventory]
@@ -93,7 +98,7 @@ def request_for(
         options=_options(
             settings, parallel=parallel, max_fail=max_fail or _header_limit(runbook), host_keys=chosen_keys
         ),
-        archive=(archive or Path(settings.archive)).absolute(),
+        archive=archive_root(archive, settings),
         argv=tuple(sys.argv),
         reason=reason,
         yes=yes,

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from opsbook.archive.history import iter_runs
+from opsbook.cli.prepare import archive_root
 from opsbook.cli.screen import message_console, result_console
-from opsbook.config import load_settings
 from opsbook.report.document import history_document
 from opsbook.report.terminal import print_history
 
@@ -22,7 +22,7 @@ from opsbook.report.terminal import print_history
 @click.option("--json", "as_json", is_flag=True, help="Print the records as one JSON document.")
 def command(*, limit: int, archive: Path | None, as_json: bool) -> None:
     """List the runs, newest first."""
-    root = archive or Path(load_settings().archive)
+    root = archive_root(archive)
     runs = list(islice(iter_runs(root), limit))
     records = [run.record for run in runs if run.record is not None]
     if as_json:

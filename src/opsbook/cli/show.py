@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from opsbook.archive.history import find_run, iter_runs
+from opsbook.cli.prepare import archive_root
 from opsbook.cli.screen import result_console
-from opsbook.config import load_settings
 from opsbook.errors import ArchiveError
 from opsbook.model.run import RunRecord, RunState
 from opsbook.report.document import record_document
@@ -23,7 +23,7 @@ from opsbook.runbook.notebook import Runbook, read_runbook
 @click.option("--json", "as_json", is_flag=True, help="Print a run's record as one JSON document.")
 def command(what: str, *, archive: Path | None, as_json: bool) -> None:
     """Show a run (its id, a unique part of it, or 'last'), or what a RUNBOOK takes and does."""
-    root = archive or Path(load_settings().archive)
+    root = archive_root(archive)
     if what.endswith(".ipynb") or Path(what).is_file():
         runbook = read_runbook(Path(what))
         print_runbook(runbook, result_console(), last=_last_success(root, runbook))

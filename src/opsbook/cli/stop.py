@@ -9,8 +9,8 @@ import click
 
 from opsbook.archive.history import find_run
 from opsbook.archive.layout import is_alive
+from opsbook.cli.prepare import archive_root
 from opsbook.cli.screen import message_console
-from opsbook.config import load_settings
 from opsbook.errors import ArchiveError, OpsbookError
 from opsbook.execution.stop import stop_run
 
@@ -23,7 +23,7 @@ WAIT_S = 90.0
 @click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
 def command(what: str, *, archive: Path | None) -> None:
     """Stop RUN (its id, a unique part of it, or 'last'): its commands are ended and its record is finished."""
-    run = find_run(archive or Path(load_settings().archive), what)
+    run = find_run(archive_root(archive), what)
     if run.record is None:
         raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
     over = stop_run(run.record.operator, here=socket.gethostname(), alive=lambda: is_alive(run.folder), wait_s=WAIT_S)
