@@ -145,9 +145,11 @@ def test_a_failed_run_says_what_failed_first_and_what_to_type_last(tmp_path, mon
         "  \u2013 Verify                         not run\n"
         "  ✓ Silence off (always)    0:02\n"
         "\n"
-        "      2 failed   db02, db03        exit 100  E: Could not get lock /var/lib/dpkg/lock-frontend\n"
-        "      4 skipped  web18, db04-db06            the limit was reached\n"
+        "      2 failed   db02, db03         exit 100  E: Could not get lock /var/lib/dpkg/lock-frontend\n"
+        "      18 ok      web01-web17, db01\n"
+        "      4 skipped  web18, db04-db06             the limit was reached\n"
         "\n"
+        "      with       stack=prod  waves=1,25%,100%\n"
         "      metrics    packages=312  reboots_needed=5\n"
         "      copy       archive/patch.ipynb\n"
         "      look       opsbook show 20261120T113958Z-patch-7f3a2c\n"
@@ -162,8 +164,8 @@ def test_eighty_columns_are_enough_for_a_summary():
         "  limit 1",
     ]
     assert (
-        "      2 failed   db02, db03        exit 100  E: Could not get lock\n"
-        "                                             /var/lib/dpkg/lock-frontend\n"
+        "      2 failed   db02, db03         exit 100  E: Could not get lock\n"
+        "                                              /var/lib/dpkg/lock-frontend\n"
     ) in shown
     assert all(cell_len(line) <= 80 for line in shown.splitlines())
 
@@ -187,6 +189,9 @@ def test_a_run_that_succeeded_says_so_and_asks_for_nothing():
         "  ✓ Verify                  0:20\n"
         "  ✓ Silence off (always)    0:02\n"
         "\n"
+        "      24 ok  web01-web18, db01-db06\n"
+        "\n"
+        "      with       stack=prod  waves=1,25%,100%\n"
         "      metrics    packages=312  reboots_needed=5\n"
     )
 
@@ -212,7 +217,10 @@ def test_a_run_without_targets_says_nothing_of_targets():
 def test_every_ending_has_its_sentence(status, seconds, reason, headline):
     record = make_record(status=status, duration_s=seconds, reason=reason, metrics={})
 
-    assert summary_of(record) == f"{headline}\n\n      look       opsbook show {RUN_ID}\n"
+    assert (
+        summary_of(record)
+        == f"{headline}\n\n      with       stack=prod  waves=1,25%,100%\n      look       opsbook show {RUN_ID}\n"
+    )
 
 
 def test_a_local_error_is_shown_with_its_first_twenty_lines():

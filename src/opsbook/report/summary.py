@@ -19,12 +19,14 @@ from opsbook.model.target import JsonValue, TargetState
 from opsbook.report.duration import format_duration, format_stamp
 from opsbook.report.phase import Phase, fold_phases, words
 
+MOST_NAMED = 60
+"""How many targets that are ok a summary names."""
 EXCERPT_LINES = 20
 """How much of a cell's error a summary shows."""
 
 
 class TargetGroup(Struct, frozen=True, kw_only=True):
-    """Targets that ended alike, and not well."""
+    """Targets that ended alike."""
 
     state: TargetState
     names: tuple[str, ...]
@@ -53,6 +55,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     error: ErrorExcerpt | None = None
     failed_checks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
     metrics: tuple[tuple[str, str], ...] = ()
     copy: str = ""
     look: str = ""
@@ -71,6 +74,7 @@ def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
         error=_error(record.cells),
         failed_checks=tuple(f"{check.name}: {check.detail or 'failed'}" for check in record.checks if not check.ok),
         notes=record.notes,
+        parameters=tuple((name, show_value(value)) for name, value in record.parameters.items()),
         metrics=tuple((name, show_value(value)) for name, value in record.metrics.items()),
         copy=_nearest(copy) if copy is not None else "",
         look=f"opsbook show {record.run_id}" if worth_a_look else "",
@@ -78,15 +82,17 @@ def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
 
 
 def group_targets(results: Mapping[str, TargetOutcome]) -> tuple[TargetGroup, ...]:
-    """Group the targets that are not ok by how they ended, the failed first."""
+    """Group the targets by how they ended, the failed first; those that are ok are named unless they are many."""
+    well = [name for name, result in results.items() if result.state is TargetState.OK]
+    left_out = set(well) if len(well) > MOST_NAMED else set()
     rows = [
-        (name, result.state, f"{result.exit_code} {result.reason}")
+        (name, result.state, "" if result.state is TargetState.OK else f"{result.exit_code} {result.reason}")
         for name, result in results.items()
-        if result.state is not TargetState.OK
+        if name not in left_out
     ]
     groups = []
     for group in group_results(rows):
-        alike = results[group.names[0]]
+        alike = results[group.names[0]] if group.state is not TargetState.OK else TargetOutcome()
         groups.append(TargetGroup(state=group.state, names=group.names, exit_code=alike.exit_code, reason=alike.reason))
     return tuple(groups)
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.text import Text
 
@@ -78,7 +79,8 @@ def print_history(records: Sequence[RunRecord], console: Console, *, now: dateti
 def print_run(record: RunRecord, console: Console, *, copy: Path | None) -> None:
     """Print everything a record holds about one run: its summary, then what it was given, its cells and targets."""
     width = width_of(console)
-    lines = _summary_lines(summarise(record, copy=copy), width=width, look="")
+    summary = replace(summarise(record, copy=copy), parameters=())  # they come in full below
+    lines = _summary_lines(summary, width=width, look="")
     lines += [Text(), *_given_lines(record, width=width)]
     if record.cells:
         lines += [Text(), *_cell_lines(record, width=width)]
@@ -243,10 +245,12 @@ def _error_lines(error: ErrorExcerpt, *, width: int) -> list[Text]:
 
 def _field_lines(summary: Summary, *, width: int, look: str) -> list[Text]:
     room = width - _INDENT - _LABEL - 2
-    metrics = [f"{one_line(name)}={one_line(value)}" for name, value in summary.metrics]
+    both = (summary.parameters, summary.metrics)
+    parameters, metrics = ([f"{one_line(name)}={one_line(value)}" for name, value in pairs] for pairs in both)
     fields = [
         *(("check", wrap(one_line(check), room)) for check in summary.failed_checks),
         *(("note", wrap(one_line(note), room)) for note in summary.notes),
+        ("with", flow(parameters, between="  ", width=room)),
         ("metrics", flow(metrics, between="  ", width=room)),
         # a path is there to be copied: it is never folded
         ("copy", [visible(summary.copy).replace("\n", "\\n")] if summary.copy else []),
