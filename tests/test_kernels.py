@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import processes_with, wait_for
 
 HAS_NO_OPSBOOK = """
 import sys
@@ -86,6 +87,27 @@ def test_a_notebook_beside_a_file_called_opsbook_still_gets_the_package_and_its_
     (tmp_path / "neighbour.py").write_text("answer = 42")
     code, record, error = run("python3", ["%load_ext opsbook", "import neighbour\nrecord('answer', neighbour.answer)"])
     assert (code, record["metrics"]) == (0, {"answer": 42}), error
+
+
+def test_a_killed_runner_leaves_no_kernel_no_child_of_it_and_no_folder(tmp_path):
+    place = tmp_path / "tmp"
+    place.mkdir()
+    cell = "import subprocess, pathlib\nsubprocess.Popen(['sleep', '4716.5'])\npathlib.Path('up').touch()"
+    notebook = write_notebook(tmp_path / "book.ipynb", [cell, "import time\ntime.sleep(60)"], "python3")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_RUNTIME_DIR": "/tmp"}
+    before = set(Path("/tmp").glob("opsbook-*"))
+    runner = subprocess.Popen(
+        [sys.executable, "-P", "-m", "opsbook", "run", str(notebook)], cwd=tmp_path, env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for((tmp_path / "up").exists)
+    folder = next(
+        made for made in set(Path("/tmp").glob("opsbook-*")) - before if processes_with(str(made / "kernel.json"))
+    )
+    runner.kill()
+    runner.wait()
+    wait_for(lambda: not processes_with("4716.5") and not processes_with(str(folder)))
+    wait_for(lambda: not folder.exists())
 
 
 def test_a_cell_that_may_raise_leaves_no_mark_of_a_stop_in_the_copy(run, tmp_path):

@@ -23,6 +23,8 @@ from pathlib import Path
 from opsbook.errors import RunbookError
 from opsbook.model.message import CHANNEL_VARIABLE
 
+GUARD_VARIABLE = "OPSBOOK_GUARD"
+"""The environment variable that tells a kernel of ours which descriptor ends when its runner does."""
 OWN = "python3"
 """The kernel name that means opsbook's own interpreter."""
 LONGEST = 60
@@ -42,17 +44,29 @@ class Kernel:
         self.connection_file.touch(mode=0o600)
         self.connection_file.write_text(json.dumps(_connection(folder)))
         self._log = folder / "kernel.log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603  our own interpreter, or a kernelspec the user installed
-                [part.replace("{connection_file}", str(self.connection_file)) for part in argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**environment, CHANNEL_VARIABLE: str(channel.fileno()), "JPY_PARENT_PID": str(os.getpid())},
-                pass_fds=(channel.fileno(),),
-                cwd=cwd,
-                start_new_session=True,
-            )
+        guarded, self._alive = os.pipe()  # its end closes when this process ends, however it ends
+        try:
+            with self._log.open("wb") as log:
+                self.process = subprocess.Popen(  # noqa: S603  our own interpreter, or a kernelspec the user installed
+                    [part.replace("{connection_file}", str(self.connection_file)) for part in argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={
+                        **environment,
+                        CHANNEL_VARIABLE: str(channel.fileno()),
+                        GUARD_VARIABLE: str(guarded),
+                        "JPY_PARENT_PID": str(os.getpid()),
+                    },
+                    pass_fds=(channel.fileno(), guarded),
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(self._alive)
+            raise
+        finally:
+            os.close(guarded)
 
     @property
     def alive(self) -> bool:
@@ -96,6 +110,7 @@ class Kernel:
                 self.process.wait(END_S)
         self.kill()
         self.process.wait()
+        os.close(self._alive)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
