@@ -235,10 +235,15 @@ def test_a_ci_log_has_one_line_for_each_thing_that_happened():
 
     assert "".join(logged(entries)) == (
         "11:39:58Z run 20261120T113958Z-patch-7f3a2c  patch.ipynb  stack=prod  24 targets\n"
+        '11:39:58Z cell 1/7 "Parameters" starts\n'
         '11:39:58Z cell 1/7 "Parameters" ok 0.1s\n'
+        '11:39:58Z cell 2/7 "Check the errata" starts\n'
         '11:40:00Z cell 2/7 "Check the errata" ok 2.0s\n'
+        '11:40:00Z cell 3/7 "Check the errata" starts\n'
         '11:40:02Z cell 3/7 "Check the errata" ok 1.9s\n'
+        '11:40:02Z cell 4/7 "Announce" starts\n'
         '11:40:03Z cell 4/7 "Announce" ok 1.0s\n'
+        '11:40:03Z cell 5/7 "Update the packages" starts\n'
         '11:40:04Z cell 5/7 "Update the packages" wave 1/3 1 target\n'
         "11:40:05Z target web01 ok 127s\n"
         '11:40:05Z cell 5/7 "Update the packages" wave 2/3 6 targets\n'

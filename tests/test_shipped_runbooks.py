@@ -50,6 +50,10 @@ def test_patching_prod_updates_reboots_and_verifies_and_a_second_time_there_is_n
     assert (metrics["reboots_needed"], metrics["kernels_changed"], metrics["patched"]) == (2, 2, 5)
     after = boot_ids(fleet)
     assert {name for name in after if after[name] != before[name]} == {"web2", "db1"}
+    lines = Path(record["copy"]).with_name("events.jsonl").read_text().splitlines()
+    journal = [json.loads(line)["event"] for line in lines]
+    intents = {one["target"]: one["boot_id"] for one in journal if one["type"] == "intent" and one["kind"] == "reboot"}
+    assert intents == {name: before[name].strip() for name in ("web2", "db1")}
     copy = nbformat.read(record["copy"], as_version=4)
     nbformat.validate(copy)
     assert "Setting up" in Path(record["copy"]).read_text()

@@ -14,6 +14,7 @@ from opsbook.model.event import (
     CallEnded,
     CallStarted,
     CellEnded,
+    CellStarted,
     Entry,
     Event,
     GateAnswered,
@@ -63,6 +64,8 @@ class PlainProgress:
         match event:
             case RunStarted():
                 lines = [_run_line(event)]
+            case CellStarted():
+                lines = [f"{self._cell(event.cell_id)} starts"]
             case CellEnded():
                 lines = [f"{self._cell(event.cell_id)} {_cell_end(event)}"]
             case GateAnswered():
