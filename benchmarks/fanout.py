@@ -34,7 +34,7 @@ def serve(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     (folder / "known_hosts").write_text(f"[127.*]:{port} {' '.join((folder / 'host.pub').read_text().split()[:2])}\n")
     (folder / "config").write_text(
-        f"ListenAddress 0.0.0.0\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
+        f"ListenAddress 0.0.0.0\nAllowUsers *@127.0.0.0/8\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/client.pub\nSetEnv HOME={folder}\n"
         "UsePAM no\nUseDNS no\nStrictModes no\nMaxStartups 1000:30:2000\n"
     )

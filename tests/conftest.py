@@ -80,7 +80,8 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     key = " ".join((folder / "host.pub").read_text().split()[:2])
     (folder / "known_hosts").write_text(f"[127.*]:{port} {key}\n")
     (folder / "config").write_text(
-        f"ListenAddress 0.0.0.0\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
+        # it has to listen everywhere to be all of 127.0.0.0/8, and lets nobody in from anywhere else
+        f"ListenAddress 0.0.0.0\nAllowUsers *@127.0.0.0/8\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized\nUsePAM no\nUseDNS no\nStrictModes no\nPasswordAuthentication no\n"
         "PermitRootLogin prohibit-password\nMaxStartups 1000:30:2000\nMaxSessions 1000\nPrintMotd no\n"
         f"SetEnv HOME={folder}\n"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -622,3 +623,26 @@ def test_a_secret_that_cannot_be_resolved_fails_its_cell(desk):
     assert ran.code == 1, ran
     assert desk.run().states["reveals"] == "failed"
     assert "NO_SUCH is not set" in desk.run().record["reason"]
+
+
+def test_the_limit_comes_from_the_call_else_the_flag_else_the_header(desk):
+    failing = '[ "$OPSBOOK_TARGET" != web2 ]'
+    header = prose("# Limits\n\n**Max fail.** 1")
+
+    def state(script: str, *flags: str) -> str:
+        desk.notebook(header, LOAD, code(f"%%on web {script}\n{failing}", cell_id="on"))
+        return desk.run_of(desk.opsbook("run", "book.ipynb", "--json", *flags)).states["on"]
+
+    assert state("") == "ok"
+    assert state("", "--max-fail", "0") == "failed"
+    assert state("--max-fail 34%", "--max-fail", "0") == "ok"
+
+
+def test_the_flag_bounds_how_many_targets_work_at_once(desk):
+    desk.notebook(LOAD, code("%%on web\ndate +%s%N\nsleep 0.4\ndate +%s%N", cell_id="on"))
+    ran = desk.opsbook("run", "book.ipynb", "--json", "--parallel", "1")
+    assert ran.code == 0, ran
+    said = [event["stdout"].split() for event in desk.run().events("target_ended")]
+    spans = sorted((int(begun), int(ended)) for begun, ended in said)
+    assert len(spans) == 3
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))

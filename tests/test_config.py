@@ -45,12 +45,10 @@ def test_the_working_directory_and_the_process_environment_are_the_default(
 def test_paths_in_the_file_are_relative_to_the_file(tmp_path: Path) -> None:
     write(
         tmp_path,
-        'archive = "runs"\nrunbooks = "/srv/books"\ninventory = ["hosts.ini", "~/more.yml"]\n'
-        '[ssh]\nknown_hosts = "known"\n',
+        'archive = "runs"\ninventory = ["hosts.ini", "~/more.yml"]\n[ssh]\nknown_hosts = "known"\n',
     )
     settings = load_settings(tmp_path / "nowhere", {})
     assert settings.archive == str(tmp_path / "runs")
-    assert settings.runbooks == "/srv/books"
     assert settings.inventory == (str(tmp_path / "hosts.ini"), str(Path("~/more.yml").expanduser()))
     assert settings.ssh.known_hosts == (str(tmp_path / "known"),)
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 from opsbook.errors import UsageError
 
 FILE = "opsbook.toml"
-_TOP = ("archive", "runbooks", "parallel", "max_fail", "command_timeout")
+_TOP = ("archive", "parallel", "max_fail", "command_timeout")
 _SSH = ("host_keys", "connect_timeout")
 _VARIABLES = [name.upper() for name in (*_TOP, *_SSH, "inventory", "known_hosts")]
 
@@ -38,7 +38,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     archive: str = "archive"
     inventory: tuple[str, ...] = ()
-    runbooks: str = "runbooks"
     parallel: Annotated[int, msgspec.Meta(ge=1)] = 64
     max_fail: str | int = "0"
     command_timeout: str | float = "30m"
@@ -73,7 +72,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: {error}", 'it is a TOML file, such as: inventory = "hosts.ini"') from error
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    for key in ("archive", "runbooks", "inventory"):
+    for key in ("archive", "inventory"):
         if key in values:
             values[key] = _absolute(values[key], file.parent)
     ssh = values.get("ssh")
