@@ -16,7 +16,7 @@ def read_host(folder: Path, variables: str) -> Target:
     return load([file]).targets[0]
 
 
-def test_without_variables_a_target_is_its_name_on_port_22(tmp_path: Path) -> None:
+def test_without_variables_a_target_is_its_name_alone(tmp_path: Path) -> None:
     target = read_host(tmp_path, "")
     assert target == Target(name="w1", host="w1", groups=("ungrouped",))
 

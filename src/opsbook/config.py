@@ -17,11 +17,12 @@ import msgspec
 from msgspec import Struct
 
 from opsbook.errors import UsageError
+from opsbook.redaction import is_reference
 
 FILE = "opsbook.toml"
-_TOP = ("archive", "parallel", "max_fail", "command_timeout")
-_SSH = ("host_keys", "connect_timeout")
-_VARIABLES = [name.upper() for name in (*_TOP, *_SSH, "inventory", "known_hosts")]
+_TOP = ("archive", "parallel", "max_fail", "command_timeout", "idle_timeout")
+_SSH = ("host_keys", "connect_timeout", "keepalive", "password", "sudo_password")
+_VARIABLES = [name.upper() for name in (*_TOP, *_SSH, "inventory", "known_hosts", "ssh_config")]
 
 
 class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,7 +31,15 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     host_keys: str = ""
     """`strict`, `accept-new` or `off`; empty: accept-new on a terminal, else strict."""
     known_hosts: tuple[str, ...] = ()
+    config: str | None = None
+    """The ssh_config file to read instead of the user's and the system's; `none` for none."""
+    password: str | None = None
+    """The reference of the password to log in with."""
+    sudo_password: str | None = None
+    """The reference of the password sudo asks for."""
     connect_timeout: str | float = "10s"
+    keepalive: str | float = "15s"
+    """Between questions to a silent connection; after three without an answer it is dead."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +50,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parallel: Annotated[int, msgspec.Meta(ge=1)] = 64
     max_fail: str | int = "0"
     command_timeout: str | float = "30m"
+    idle_timeout: str | float | None = None
+    """How long a command may say nothing; None for any time."""
+    trusted_scripts: tuple[str, ...] = ()
+    """Inventory scripts that may be run; any other executable inventory is refused."""
     ssh: SshSettings = SshSettings()
 
 
@@ -62,6 +75,10 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
         raise UsageError(f"{sources}: {error}", _guess(str(error))) from None
     if settings.ssh.host_keys not in {"", "strict", "accept-new", "off"}:
         raise UsageError(f"host_keys is {settings.ssh.host_keys!r}", "strict, accept-new or off")
+    for name in ("password", "sudo_password"):
+        given = getattr(settings.ssh, name)
+        if given is not None and not is_reference(given):
+            raise UsageError(f"{name} under [ssh] is given by reference, not by value", "such as env:NAME or file:PATH")
     return settings
 
 
@@ -72,14 +89,18 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: {error}", 'it is a TOML file, such as: inventory = "hosts.ini"') from error
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    for key in ("archive", "inventory"):
+    for key in ("inventory", "trusted_scripts"):
+        if key in values:
+            values[key] = _listed(values[key])
+    for key in ("archive", "inventory", "trusted_scripts"):
         if key in values:
             values[key] = _absolute(values[key], file.parent)
     ssh = values.get("ssh")
-    if isinstance(ssh, dict) and "known_hosts" in ssh:
-        ssh["known_hosts"] = _absolute(_listed(ssh["known_hosts"]), file.parent)
-    if "inventory" in values:
-        values["inventory"] = _listed(values["inventory"])
+    if isinstance(ssh, dict):
+        if "known_hosts" in ssh:
+            ssh["known_hosts"] = _absolute(_listed(ssh["known_hosts"]), file.parent)
+        if "config" in ssh and ssh["config"] != "none":
+            ssh["config"] = _absolute(ssh["config"], file.parent)
     return values
 
 
@@ -99,6 +120,8 @@ def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> list[st
             ssh[name] = environ[f"OPSBOOK_{name.upper()}"]
     if environ.get("OPSBOOK_KNOWN_HOSTS"):
         ssh["known_hosts"] = environ["OPSBOOK_KNOWN_HOSTS"].split(os.pathsep)
+    if environ.get("OPSBOOK_SSH_CONFIG"):
+        ssh["config"] = environ["OPSBOOK_SSH_CONFIG"]
     if ssh:
         values["ssh"] = ssh
     return [f"OPSBOOK_{name}" for name in _VARIABLES if environ.get(f"OPSBOOK_{name}")]

@@ -31,6 +31,8 @@ STRUCTURE = frozenset(
 ) | {*("stream", "signal", "results", "sha256", "tags", "boot_id", "secrets", "versions")}
 """Fields of our own Structs whose text holds things together: names and ids, not what anybody wrote or printed."""
 SCHEMES = ("env", "file", "cmd")
+INLINE = "inline:"
+"""Stands before a password that an inventory holds itself, so that it travels like a reference."""
 
 
 def is_reference(text: object) -> bool:

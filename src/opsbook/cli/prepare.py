@@ -11,7 +11,6 @@ from opsbook.errors import InventoryError, UsageError
 from opsbook.execution.runner import RunRequest
 from opsbook.inventory.load import load, read_values
 from opsbook.inventory.pattern import select
-from opsbook.model.amount import parse_duration, parse_share
 from opsbook.model.message import RunOptions
 from opsbook.model.target import Inventory, JsonValue
 from opsbook.runbook.notebook import Runbook
@@ -95,7 +94,7 @@ def request_for(
         inventory=inventory,
         pattern=pattern,
         selected=selected_names(inventory, pattern),
-        options=_options(
+        options=RunOptions.from_settings(
             settings, parallel=parallel, max_fail=max_fail or _header_limit(runbook), host_keys=chosen_keys
         ),
         archive=archive_root(archive, settings),
@@ -109,20 +108,6 @@ def request_for(
 def _header_limit(runbook: Runbook) -> str | None:
     """Return the limit a runbook's header names: `**Max fail.** 10%`."""
     return runbook.header.section("max fail", "max_fail") or None
-
-
-def _options(settings: Settings, *, parallel: int | None, max_fail: str | None, host_keys: str) -> RunOptions:
-    """Lay the flags over the settings."""
-    limit = settings.max_fail if max_fail is None else max_fail
-    parse_share(limit, of=1)  # wrong here is better than wrong in the middle of a run
-    return RunOptions(
-        parallel=settings.parallel if parallel is None else parallel,
-        max_fail=str(limit),
-        host_keys=host_keys,
-        known_hosts=settings.ssh.known_hosts,
-        connect_timeout_s=parse_duration(settings.ssh.connect_timeout),
-        command_timeout_s=parse_duration(settings.command_timeout),
-    )
 
 
 def selected_names(inventory: Inventory | None, pattern: str | None) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import hashlib
 import secrets
 import shlex
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -20,12 +21,29 @@ from opsbook.runbook.parameters import is_shell_name
 from opsbook.ssh.result import CommandResult
 from opsbook.ssh.script import Script
 
+if TYPE_CHECKING:
+    from opsbook.ssh.connection import Connection
+
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id 2>/dev/null || sysctl -n kern.boottime 2>/dev/null || who -b"
 """Prints what changes at every boot, on Linux, on the BSDs and macOS, and elsewhere."""
 SHORT_S = 15.0
 """Seconds a question such as the boot id may take."""
 BACK_OFF_S = (1.0, 1.0, 2.0, 2.0, 5.0)
 """Pauses between attempts to reach a machine that is booting; the last one repeats."""
+
+
+class Job(Protocol):
+    """One exchange on one connection: a command, or the transfer of a file."""
+
+    def run(self, before_send: Callable[[], None]) -> CommandResult:
+        """Call `before_send` at the last moment (what it raises is raised, and nothing was sent), then do it.
+
+        Raises:
+            ConnectError: nothing was sent, and trying again is safe.
+        """
+
+    def cancel(self) -> None:
+        """End it; from any thread, at any time."""
 
 
 class Work(Protocol):
@@ -43,8 +61,16 @@ class Work(Protocol):
         changing: bool,
         connect_s: float | None = None,
         boot_id: str | None = None,
+        spool: str | None = None,
     ) -> CommandResult:
         """Run a script; when it is changing, its intent is on disk before it leaves.
+
+        Raises:
+            ConnectError: the target cannot be reached: nothing was sent.
+        """
+
+    def do(self, make: Callable[[Connection], Job], *, changing: bool) -> CommandResult:
+        """Make a job of another kind for the target's connection and do it, by the rules of `run`.
 
         Raises:
             ConnectError: the target cannot be reached: nothing was sent.

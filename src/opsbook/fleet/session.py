@@ -21,7 +21,6 @@ from opsbook.fleet.channel import ChannelClient
 from opsbook.fleet.operation import shell_value
 from opsbook.fleet.pool import Pool
 from opsbook.inventory.pattern import select
-from opsbook.model.amount import parse_duration
 from opsbook.model.event import Event, Intent
 from opsbook.model.message import CHANNEL_VARIABLE, RunOptions
 from opsbook.model.protocol import Channel
@@ -163,14 +162,6 @@ def _from_settings() -> Session:
     from opsbook.inventory.load import load  # noqa: PLC0415  under a runner the inventory comes over the channel
 
     settings = load_settings()
-    options = RunOptions(
-        parallel=settings.parallel,
-        max_fail=str(settings.max_fail),
-        host_keys=settings.ssh.host_keys or "strict",
-        known_hosts=settings.ssh.known_hosts,
-        connect_timeout_s=parse_duration(settings.ssh.connect_timeout),
-        command_timeout_s=parse_duration(settings.command_timeout),
-    )
     sources = [Path(source) for source in settings.inventory]
     inventory = load(sources) if sources else None
-    return Session(inventory=inventory, selected=None, options=options, channel=None)
+    return Session(inventory=inventory, selected=None, options=RunOptions.from_settings(settings), channel=None)

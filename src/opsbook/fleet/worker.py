@@ -7,17 +7,21 @@ targets.
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
 from opsbook.errors import ConnectError, RefusedError
-from opsbook.fleet.operation import Operation, new_marker
+from opsbook.fleet.operation import Job, Operation, new_marker
 from opsbook.fleet.session import Session
 from opsbook.model.event import Intent, TargetOutput
 from opsbook.model.target import Target
 from opsbook.ssh.result import ChannelRefusedError, CommandResult
 from opsbook.ssh.script import Script, prepare
+
+if TYPE_CHECKING:
+    from opsbook.ssh.connection import Connection
 
 
 class CallClosedError(RefusedError):
@@ -77,28 +81,49 @@ class Worker:
         changing: bool,
         connect_s: float | None = None,
         boot_id: str | None = None,
+        spool: str | None = None,
     ) -> CommandResult:
-        """See `Work.run`. A pooled connection that turns out to be dead before anything was sent is replaced once."""
+        """See `Work.run`."""
+
+        def command(connection: Connection) -> Job:
+            from opsbook.ssh.command import Command  # noqa: PLC0415  paramiko comes with the first connection
+
+            named = replace(script, environment={"OPSBOOK_TARGET": self.target.name, **script.environment})
+            prepared = prepare(named, marker=new_marker())
+            return Command(connection, prepared, timeout_s=timeout_s, on_output=self._said)
+
+        return self.do(command, changing=changing, connect_s=connect_s, boot_id=boot_id, spool=spool)
+
+    def do(
+        self,
+        make: Callable[[Connection], Job],
+        *,
+        changing: bool,
+        connect_s: float | None = None,
+        boot_id: str | None = None,
+        spool: str | None = None,
+    ) -> CommandResult:
+        """See `Work.do`. A pooled connection that turns out to be dead before anything was sent is replaced once."""
+
+        def before_send() -> None:
+            self._before_send(boot_id, spool, changing=changing)
+
         try:
-            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
+            return self._do_once(make, before_send, connect_s)
         except _StaleError:
-            return self._run_once(script, timeout_s, changing=changing, connect_s=connect_s, boot_id=boot_id)
+            return self._do_once(make, before_send, connect_s)
 
-    def _run_once(
-        self, script: Script, timeout_s: float, *, changing: bool, connect_s: float | None, boot_id: str | None
+    def _do_once(
+        self, make: Callable[[Connection], Job], before_send: Callable[[], None], connect_s: float | None
     ) -> CommandResult:
-        from opsbook.ssh.command import Command  # noqa: PLC0415  paramiko comes with the first connection
-
         connection, fresh = self._session.pool.connection(self.target, timeout_s=connect_s)
-        named = replace(script, environment={"OPSBOOK_TARGET": self.target.name, **script.environment})
-        prepared = prepare(named, marker=new_marker())
-        command = Command(connection, prepared, timeout_s=timeout_s, on_output=self._said)
+        job = make(connection)
         with self._lock:
-            self._cancel_command = command.cancel
+            self._cancel_command = job.cancel
         if self._call.cancelled.is_set():
-            command.cancel()
+            job.cancel()
         try:
-            return command.run(lambda: self._before_send(boot_id, changing=changing))
+            return job.run(before_send)
         except ChannelRefusedError:
             raise  # others work on this connection
         except ConnectError as error:
@@ -111,7 +136,7 @@ class Worker:
             with self._lock:
                 self._cancel_command = _nothing
 
-    def _before_send(self, boot_id: str | None, *, changing: bool) -> None:
+    def _before_send(self, boot_id: str | None, spool: str | None, *, changing: bool) -> None:
         """Let a command leave: not when the call has closed meanwhile, and a changing one with its intent on disk."""
         first = not self.sent or (changing and not self.changed)
         if first:
@@ -125,6 +150,7 @@ class Worker:
                     digest=self._call.digest(self.target.name),
                     kind=self._call.operation.kind,
                     boot_id=boot_id,
+                    spool=spool,
                 )
             )
         self._call.mark_sent(self, first=first, changing=changing)

@@ -105,11 +105,11 @@ class _Reader:
             )
         return text[1:-1] if keys is HOST and text.startswith("[") and text.endswith("]") else text
 
-    def read_port(self) -> int:
-        """Return the port, 22 when none is given."""
+    def read_port(self) -> int | None:
+        """Return the port, or nothing."""
         key = self._find(PORT)
         if key is None:
-            return 22
+            return None
         try:
             return read_port(self._text(key))
         except InventoryError as error:

@@ -69,7 +69,7 @@ class CallStarted(Struct, frozen=True, kw_only=True, tag="call_started"):
     call: int
     cell_id: str | None
     kind: str
-    """`run`, `reboot`, `wait_until`."""
+    """`run`, `reboot`, `wait_until`, `put`, `get`."""
     text: str
     """What is done, in one line: the script's first line, for people."""
     targets: tuple[str, ...]
@@ -92,6 +92,8 @@ class Intent(Struct, frozen=True, kw_only=True, tag="intent"):
     kind: str
     boot_id: str | None = None
     """The target's boot id before a reboot: done means a different one."""
+    spool: str | None = None
+    """The name under which a durable command keeps its output and exit code on the target (SEMANTICS 9)."""
 
 
 class TargetOutput(Struct, frozen=True, kw_only=True, tag="target_output"):

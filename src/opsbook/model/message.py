@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from opsbook.config import Settings
+from opsbook.model.amount import parse_duration, parse_share
 from opsbook.model.event import Event, Intent
 from opsbook.model.target import Inventory, JsonValue
 
@@ -26,8 +28,46 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     host_keys: str = "strict"
     """`strict`, `accept-new` or `off` (SEMANTICS 26)."""
     known_hosts: tuple[str, ...] = ()
+    ssh_config: str | None = None
+    """The ssh_config file to read instead of the user's and the system's; `none` for none at all."""
+    password: str | None = None
+    """The reference of the password to log in with, where the inventory names none."""
+    sudo_password: str | None = None
+    """The reference of the password sudo asks for, where the inventory names none."""
     connect_timeout_s: float = 10.0
+    keepalive_s: float = 15.0
+    """Seconds between questions to a silent connection; after three without an answer it is dead."""
     command_timeout_s: float = 1800.0
+    idle_timeout_s: float | None = None
+    """Seconds a command may say nothing; None for any time."""
+    checking: bool = False
+    """Whether this is a dry run: nothing leaves that is not marked read-only (SEMANTICS 24)."""
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, *, host_keys: str = "", max_fail: str | None = None, parallel: int | None = None
+    ) -> RunOptions:
+        """Return what the settings say, and what flags lay over them.
+
+        Raises:
+            UsageError: an amount cannot be understood.
+        """
+        limit = settings.max_fail if max_fail is None else max_fail
+        parse_share(limit, of=1)  # wrong here is better than wrong in the middle of a run
+        idle, ssh = settings.idle_timeout, settings.ssh
+        return cls(
+            parallel=settings.parallel if parallel is None else parallel,
+            max_fail=str(limit),
+            host_keys=host_keys or ssh.host_keys or "strict",
+            known_hosts=ssh.known_hosts,
+            ssh_config=ssh.config,
+            password=ssh.password,
+            sudo_password=ssh.sudo_password,
+            connect_timeout_s=parse_duration(ssh.connect_timeout),
+            keepalive_s=parse_duration(ssh.keepalive),
+            command_timeout_s=parse_duration(settings.command_timeout),
+            idle_timeout_s=None if idle is None else parse_duration(idle),
+        )
 
 
 # kernel to runner

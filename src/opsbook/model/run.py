@@ -154,6 +154,8 @@ class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "sc
     operator: Operator
     operator_reason: str = ""
     """What `--reason` said."""
+    checking: bool = False
+    """A dry run (`--check`): no success of the runbook, and nothing to resume."""
     versions: dict[str, str] = {}
     argv: tuple[str, ...] = ()
     parent: str | None = None

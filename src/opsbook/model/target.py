@@ -60,23 +60,47 @@ class TargetState(StrEnum):
         return self in {TargetState.UNREACHABLE, TargetState.AUTH, TargetState.HOSTKEY}
 
 
+class Become(Struct, frozen=True, kw_only=True):
+    """How commands on one target become another user, unless the call says so itself."""
+
+    always: bool = False
+    """Whether every command goes through sudo."""
+    user: str | None = None
+    """The user sudo changes to; root when None."""
+    password: str | None = None
+    """The reference of the password sudo asks for; see `Target.password`."""
+
+
 class Target(Struct, frozen=True, kw_only=True):
-    """One SSH host of the inventory, with everything needed to reach it."""
+    """One SSH host of the inventory, with everything the inventory says of how to reach it.
+
+    What it leaves open (None, empty) the user's ssh_config answers when the connection is made.
+    """
 
     name: str
     host: str
-    port: int = 22
+    port: int | None = None
     user: str | None = None
+    password: str | None = None
+    """A secret's reference (`env:NAME`), or `inline:` and the value where the inventory holds it itself: never shown,
+    and no variable of the target."""
     identity_files: tuple[str, ...] = ()
     known_hosts: str | None = None
     """A known_hosts file for this target alone, before the user's own."""
+    jump: str | None = None
+    """The hosts to go through, as ssh's ProxyJump names them: `maya@bastion:2222,inner`; `none` for none."""
+    proxy_command: str | None = None
+    """The command whose input and output reach the target, as ssh's ProxyCommand; `none` for none."""
+    ssh_config: str | None = None
+    """An ssh_config file to read instead of the user's own (ssh's `-F`)."""
+    become: Become = Become()
     groups: tuple[str, ...] = ()
     vars: dict[str, JsonValue] = {}
 
     @property
     def address(self) -> str:
         """`host:port`, what two names of the same machine have in common."""
-        return f"{self.host}:{self.port}"
+        return f"{self.host}:{self.port or 22}"
 
 
 class Inventory(Struct, frozen=True, kw_only=True):

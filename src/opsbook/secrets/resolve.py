@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from opsbook.errors import SecretError
-from opsbook.redaction import SHORTEST
+from opsbook.redaction import INLINE, SHORTEST
 
 COMMAND_S = 30.0
 
@@ -22,6 +22,8 @@ def resolve(reference: str) -> str:
     Raises:
         SecretError: it cannot be resolved, or its value is too short to be masked safely.
     """
+    if reference.startswith(INLINE):
+        return _from_inventory(reference.removeprefix(INLINE))
     scheme, colon, place = reference.partition(":")
     if not colon or not place.strip():
         raise SecretError("a secret is given by reference, not by value", "such as env:NAME, file:PATH, cmd:COMMAND")
@@ -35,6 +37,12 @@ def resolve(reference: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise SecretError(f"{reference} is not UTF-8 text") from None
+    return value
+
+
+def _from_inventory(value: str) -> str:
+    if len(value) < SHORTEST:
+        raise SecretError(f"a password in the inventory is shorter than {SHORTEST} characters")
     return value
 
 

@@ -98,10 +98,10 @@ def connect(target: Target, known: KnownHosts, policy: HostKeyPolicy, *, timeout
         try:
             transport = FleetTransport(sock)
             transport.set_keepalive(KEEPALIVE_S)
-            _prefer_known_kinds(transport, known.kinds(target.host, target.port))
+            _prefer_known_kinds(transport, known.kinds(target.host, target.port or 22))
             _handshake(transport, deadline)
             key = transport.get_remote_server_key()
-            known.check(target.host, target.port, key.get_name(), key.asbytes(), policy)
+            known.check(target.host, target.port or 22, key.get_name(), key.asbytes(), policy)
             _log_in(transport, target, deadline)
         except BaseException:
             sock.close()
