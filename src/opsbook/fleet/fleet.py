@@ -85,7 +85,7 @@ class Fleet:
         max_fail: int | str | None = None,
         parallel: int | None = None,
         timeout: float | str | None = None,
-        sudo: bool = False,
+        sudo: bool | None = None,
         as_user: str | None = None,
         shell: str | None = None,
         directory: str | None = None,
@@ -97,7 +97,8 @@ class Fleet:
         """Run a script on every target.
 
         Parameters of the runbook are shell variables in it, `$OPSBOOK_TARGET` is the target's name, `vars=True` adds
-        the target's inventory variables, and `env` exports more; a `Secret` is revealed only here and only there.
+        the target's inventory variables, and `env` exports more; a `Secret` is revealed only here and only there. Where
+        neither `sudo` nor `as_user` is given, each target's `ansible_become` says.
 
         Raises:
             FleetError: more targets failed than `max_fail` (a number, or a percentage of this fleet) allows.
@@ -108,7 +109,7 @@ class Fleet:
             variables=self._session.variables(),
             environment=environment,
             directory=directory,
-            sudo=sudo or as_user is not None,
+            sudo=sudo,
             as_user=as_user,
             shell=shell,
         )
@@ -127,7 +128,7 @@ class Fleet:
         *,
         timeout: float | str = "10m",
         command: str = "reboot",
-        sudo: bool = False,
+        sudo: bool | None = None,
         check: bool = True,
         max_fail: int | str | None = None,
         parallel: int | None = None,

@@ -37,7 +37,7 @@ def _parser() -> _Parser:
     parser.add_argument("--max-fail")
     parser.add_argument("--parallel", type=int)
     parser.add_argument("--timeout")
-    parser.add_argument("--sudo", action="store_true")
+    parser.add_argument("--sudo", action=argparse.BooleanOptionalAction)
     parser.add_argument("--as-user")
     parser.add_argument("--shell")
     parser.add_argument("--dir", dest="directory")

@@ -109,6 +109,13 @@ class Operation(Protocol):
         """Do it on one target."""
 
 
+def on_target(script: Script, target: Target) -> Script:
+    """Return the script as the user it runs as on this target, where the call leaves that to the inventory."""
+    become = target.become
+    sudo = (become.always or script.as_user is not None) if script.sudo is None else script.sudo
+    return msgspec.structs.replace(script, sudo=sudo, as_user=(script.as_user or become.user) if sudo else None)
+
+
 def first_line(text: str) -> str:
     """Return the first line of a script that says something."""
     lines = (line.strip() for line in text.splitlines())
@@ -152,7 +159,7 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True):
         own = {name: shell_value(value) for name, value in target.vars.items()} if self.vars else {}
         names = (name for name in own if name.isidentifier() and name.isascii() and not is_shell_name(name))
         usable = {name: own[name] for name in names}
-        return msgspec.structs.replace(self.script, variables={**usable, **self.script.variables})
+        return on_target(msgspec.structs.replace(self.script, variables={**usable, **self.script.variables}), target)
 
 
 class Reboot(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,8 +178,7 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self, target: Target) -> str:
         """See `Operation.digest`."""
-        del target
-        return _digest(self.kind, self.script, ())
+        return _digest(self.kind, on_target(self.script, target), ())
 
     def perform(self, work: Work) -> CommandResult:
         """See `Operation.perform`."""
@@ -181,7 +187,7 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
         before = asked.stdout.strip()
         if asked.state is not TargetState.OK or not before:
             return _failed(asked, "its boot id cannot be read, so a reboot could not be proven; nothing was done")
-        sent = work.run(self._detached(), timeout_s=SHORT_S, changing=True, boot_id=before)
+        sent = work.run(on_target(self._detached(), work.target), timeout_s=SHORT_S, changing=True, boot_id=before)
         if sent.state not in {TargetState.OK, TargetState.LOST}:
             return _failed(sent, sent.reason or "the reboot was refused")
         work.disconnect()
@@ -239,8 +245,7 @@ class WaitUntil(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self, target: Target) -> str:
         """See `Operation.digest`."""
-        del target
-        return _digest(self.kind, self.script, ())
+        return _digest(self.kind, on_target(self.script, target), ())
 
     def perform(self, work: Work) -> CommandResult:
         """See `Operation.perform`. A target that cannot be reached yet is asked again."""
@@ -248,7 +253,12 @@ class WaitUntil(msgspec.Struct, frozen=True, kw_only=True):
         while True:
             left = max(0.1, deadline - time.monotonic())
             try:
-                asked = work.run(self.script, timeout_s=min(left, 60), changing=False, connect_s=min(left, 10))
+                asked = work.run(
+                    on_target(self.script, work.target),
+                    timeout_s=min(left, 60),
+                    changing=False,
+                    connect_s=min(left, 10),
+                )
                 if asked.state in {TargetState.OK, TargetState.CANCELLED}:
                     return asked
             except ConnectError as error:

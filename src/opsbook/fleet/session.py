@@ -69,6 +69,8 @@ class Session:
         self._numbers = itertools.count(1)
         self._lock = threading.Condition()
         self._in_flight: set[InFlight] = set()
+        self._secrets = threading.Lock()
+        self._passwords: dict[str, str] = {}
         if channel is not None:
             channel.on_cancel(self.cancel)
         atexit.register(self.pool.close)
@@ -101,6 +103,17 @@ class Session:
     def reveal(self, reference: str) -> str:
         """Return what a secret's reference stands for."""
         return resolve(reference) if self.channel is None else self.channel.reveal(reference)
+
+    def password(self, reference: str) -> str:
+        """Return a password's value, asked for once however many targets need it.
+
+        Raises:
+            SecretError: the reference cannot be resolved.
+        """
+        with self._secrets:
+            if reference not in self._passwords:
+                self._passwords[reference] = self.reveal(reference)
+            return self._passwords[reference]
 
     def enter(self, call: InFlight) -> None:
         """A fan-out begins."""

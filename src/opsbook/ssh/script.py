@@ -47,7 +47,8 @@ class Script(Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     """Environment variables, exported; where secrets go."""
     directory: str | None = None
-    sudo: bool = False
+    sudo: bool | None = None
+    """Whether it goes through sudo; None where nobody has said so yet, which counts as no."""
     as_user: str | None = None
     """The user sudo changes to; root when None."""
     shell: str | None = None
