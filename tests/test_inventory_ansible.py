@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,113 @@ INVENTORIES: dict[str, dict[str, str]] = {
         )
     },
 }
+VAULTED = "!vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n"
+TREES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "variables beside an inventory": (
+        ["hosts.ini"],
+        {
+            "hosts.ini": (
+                "[web]\nh1 a=host b=host\nh2\n[db]\nh2\n[prod:children]\nweb\ndb\n[all:vars]\nc=all\nd=all\ne=all\n"
+                "[prod:vars]\nd=prod\ne=prod\nf=prod\n[web:vars]\ne=web\nf=web\ng=web\nh=web\ni=web\n"
+            ),
+            "group_vars/all.yml": "e: all file\nf: all file\ng: all file\nb: all file\nnone: null\n",
+            "group_vars/prod.yaml": "f: prod file\ng: prod file\nansible_group_priority: 9\n",
+            "group_vars/web": "g: web file\nh: web file\ndeep: {x: 1}\n",
+            "group_vars/db.json": '{"g": "db file", "deep": {"y": 2}}',
+            "group_vars/ungrouped.yml": "g: nobody\n",
+            "host_vars/h1.yml": "b: host file\nw: [1, 2]\n",
+            "host_vars/h2": "h: host file\n",
+            "host_vars/h3.yml": "b: of nobody\n",
+        },
+    ),
+    "several files of one name, and directories of them": (
+        ["hosts"],
+        {
+            "hosts": "[web]\nw1\nw1.example.com\n[db]\nd1\n",
+            "group_vars/all.yml": "a: yml\nz: yml\n",
+            "group_vars/all.yaml": "a: yaml\nb: yaml\n",
+            "group_vars/web/20.yml": "c: 20\nd: 20\n",
+            "group_vars/web/10/deep.json": '{"c": 10, "e": 10}',
+            "group_vars/web/30": "d: 30\n",
+            "group_vars/web/40.yml~": "d: 40\n",
+            "group_vars/web/.50.yml": "d: 50\n",
+            "group_vars/web/60.txt": "d: 60\n",
+            "group_vars/web/70.yml/x": "d: 70\n",
+            "group_vars/web/80.ini": "d: 80\n",
+            "group_vars/web/90.yml": "",
+            "group_vars/web.yml": "f: beside\n",
+            "group_vars/db/main.yml": "---\n# nothing\n",
+            "host_vars/w1.example.com.yml": "g: 1\n",
+            "host_vars/w1/x.yml": "g: 2\n",
+        },
+    ),
+    "two folders of variables, a later source over an earlier one": (
+        ["one/hosts", "two/hosts.yml", "one/more"],
+        {
+            "one/hosts": "[web]\nw1\n[prod:children]\nweb\n",
+            "one/more": "w1 h=more\nw2\n",
+            "one/group_vars/all.yml": "a: one all\nb: one all\nc: one all\n",
+            "one/group_vars/web.yml": "b: one web\nd: one web\n",
+            "one/host_vars/w1.yml": "x: one\ny: one\n",
+            "two/hosts.yml": "web: {vars: {a: two source, e: two source}}\n",
+            "two/group_vars/all.yml": "a: two all\nb: two all\nc: two all\n",
+            "two/group_vars/prod.yml": "b: two prod\nd: two prod\nq: two prod\n",
+            "two/host_vars/w1.yml": "x: two\nz: two\n",
+        },
+    ),
+    "a directory of sources": (
+        ["sources"],
+        {
+            "sources/10-hosts": "[web]\nw1 a=first b=first\nw2\n",
+            "sources/20-more.yml": "web: {hosts: {w1: {a: more}, w3: }}\n",
+            "sources/30/deep.ini": "[db]\nd1\n[web]\nw1 b=deep\n",
+            "sources/30/group_vars/web.yml": "c: not beside a source\n",
+            "sources/group_vars/web.yml": "c: beside\n",
+            "sources/host_vars/d1.yml": "d: beside\n",
+            **dict.fromkeys([f"sources/{name}" for name in (".x", "a.md", "a.txt", "a.cfg", "a~", "a.retry")], "[["),
+        },
+    ),
+    "a script with _meta": (
+        ["hosts.sh"],
+        {
+            "hosts.sh": '#!/bin/sh\ncat "${0%/*}/listing"\n',
+            "listing": json.dumps(
+                {
+                    "_meta": {
+                        "hostvars": {"w1": {"a": 1, "d": {"x": None}}, "nobody": {"b": 1}},
+                        "profile": "inventory_legacy",
+                    },
+                    "web": {"hosts": ["w2", "w1"], "vars": {"a": "web", "c": 1.5, "ansible_group_priority": 3}},
+                    "db": ["d1", "w1"],
+                    "prod": {"children": ["web", "db", "later"], "vars": {"c": "prod", "e": "{{ c }}"}},
+                    "all": {"hosts": ["lone"], "vars": {"z": True}},
+                }
+            ),
+            "group_vars/db.yml": "a: db file\n",
+        },
+    ),
+    "a script without _meta, among other sources": (
+        ["sources"],
+        {
+            "sources/10.sh": (
+                '#!/bin/sh\n[ "$1" = --host ] && { echo "{\\"me\\": \\"$2\\", \\"a\\": 2}"; exit; }\n'
+                'echo \'{"web": {"hosts": ["w1", "w2"], "vars": {"a": 1, "b": 1}}}\'\n'
+            ),
+            "sources/20": "[web]\nw3\nw1 a=3\n[web:vars]\nb=2\n",
+        },
+    ),
+    "encrypted and unsafe values": (
+        ["hosts.yml"],
+        {
+            "hosts.yml": "all: {hosts: {h1: {a: !unsafe '{{ x }}', b: !unsafe '12', c: !unsafe {k: '{{ y }}'}}}}\n",
+            "group_vars/all.yml": f"e: {VAULTED}f: [!vault '$ANSIBLE_VAULT;1.1;AES256']\n",
+            "host_vars/h1.json": json.dumps(
+                {"g": {"__ansible_vault": "$ANSIBLE_VAULT;1.1;AES256\n61\n"}, "h": {"__ansible_unsafe": "{{ q }}"}}
+            ),
+        },
+    ),
+}
+"""Sources, and the files of a folder."""
 PATTERNS = [
     "all", "*", "web", "web:db", "web,db", "web:&cache", "!web2", "&cache", "all:!web:!db1", "!web1:cache:&prod",
     "web*", "*2", "~(web|db)[12]$", "web[0]", "web[-1]", "web[0:1]", "web[1:]", "prod[0]", "db[0]", "prod[1:2]",
@@ -108,7 +216,9 @@ PATTERNS = [
 
 
 def ask_ansible(folder: Path, files: list[Path], *extra: str) -> dict[str, Any]:
-    config = folder / "ansible.cfg"
+    elsewhere = folder / "elsewhere"  # where Ansible runs it would read group_vars too
+    elsewhere.mkdir()
+    config = elsewhere / "ansible.cfg"
     config.write_text("", encoding="utf-8")
     command = [str(ANSIBLE), *(f"-i{file}" for file in files), "--list", *extra]
     environment = {
@@ -118,16 +228,25 @@ def ask_ansible(folder: Path, files: list[Path], *extra: str) -> dict[str, Any]:
         "ANSIBLE_CONFIG": str(config),
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
-    listing: dict[str, Any] = json.loads(done.stdout)
+    listing: dict[str, Any] = json.loads(done.stdout, object_hook=unmark)
     return listing
+
+
+def unmark(mapping: dict[str, Any]) -> Any:
+    """The text that Ansible's JSON marks as encrypted or as no template."""
+    return next(iter(mapping.values())) if list(mapping) in (["__ansible_vault"], ["__ansible_unsafe"]) else mapping
 
 
 def write(folder: Path, texts: dict[str, str]) -> list[Path]:
     files = [folder / name for name in texts]
     for file, text in zip(files, texts.values(), strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+        file.chmod(0o755 if text.startswith("#!") else 0o644)
     return files
 
 
@@ -143,9 +262,19 @@ def list_members(listing: dict[str, Any], group: str) -> list[str]:
 
 @pytest.mark.parametrize("name", INVENTORIES)
 def test_hosts_groups_and_variables_are_those_that_ansible_sees(tmp_path: Path, name: str) -> None:
-    files = write(tmp_path, INVENTORIES[name])
-    theirs = ask_ansible(tmp_path, files)
-    ours = load(files)
+    compare(tmp_path, write(tmp_path, INVENTORIES[name]))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_folders_and_scripts_give_what_ansible_sees(tmp_path: Path, name: str) -> None:
+    sources, texts = TREES[name]
+    scripts = [file for file in write(tmp_path, texts) if file.suffix == ".sh"]
+    compare(tmp_path, [tmp_path / source for source in sources], trusted=scripts)
+
+
+def compare(folder: Path, sources: list[Path], *, trusted: Sequence[Path] = ()) -> None:
+    theirs = ask_ansible(folder, sources)
+    ours = load(sources, trusted=trusted)
     hostvars = {host: values for host, values in theirs["_meta"]["hostvars"].items() if values}
     assert {target.name for target in ours.targets} == set(list_members(theirs, "all"))
     assert {target.name: json.loads(json.dumps(target.vars)) for target in ours.targets if target.vars} == hostvars

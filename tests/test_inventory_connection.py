@@ -7,7 +7,7 @@ import pytest
 
 from opsbook.errors import InventoryError
 from opsbook.inventory.load import load
-from opsbook.model.target import Target
+from opsbook.model.target import Become, Target
 
 
 def read_host(folder: Path, variables: str) -> Target:
@@ -52,10 +52,61 @@ def test_without_variables_a_target_is_its_name_alone(tmp_path: Path) -> None:
             None,
         ),
         ("ansible_ssh_common_args=", "known_hosts", None),
-        ("ansible_connection=ssh", "port", 22),
-        ("ansible_connection=paramiko_ssh", "port", 22),
-        ("ansible_connection=paramiko", "port", 22),
-        ("ansible_connection=smart", "port", 22),
+        ("ansible_ssh_common_args='-o ProxyJump=maya@bastion:2222,inner'", "jump", "maya@bastion:2222,inner"),
+        ("ansible_ssh_common_args='-J bastion'", "jump", "bastion"),
+        ("ansible_ssh_extra_args='-Jb1,[2001:db8::1]:22'", "jump", "b1,[2001:db8::1]:22"),
+        ("ansible_ssh_common_args='-o ProxyJump=None'", "jump", "none"),
+        ("ansible_ssh_common_args='-J b1 -o ProxyJump=b2' ansible_ssh_extra_args='-J b3'", "jump", "b1"),
+        ("ansible_ssh_args='-o ProxyJump=b1' ansible_ssh_common_args='-o ProxyCommand=x'", "proxy_command", None),
+        ("ansible_ssh_args='-o ProxyCommand=x' ansible_ssh_common_args='-o ProxyJump=b1'", "jump", None),
+        (
+            "ansible_ssh_common_args='-o ProxyCommand=\"ssh -W %h:%p -q bastion\"'",
+            "proxy_command",
+            "ssh -W %h:%p -q bastion",
+        ),
+        (
+            """ansible_ssh_common_args="-o 'ProxyCommand ssh -i \\"my key\\" -W %h:%p b'\"""",
+            "proxy_command",
+            'ssh -i "my key" -W %h:%p b',
+        ),
+        ("ansible_ssh_common_args='-o ProxyCommand=none'", "proxy_command", "none"),
+        ("ansible_ssh_common_args='-F /k/config'", "ssh_config", "/k/config"),
+        ("ansible_ssh_args='-F /k/a' ansible_ssh_common_args='-F/k/b'", "ssh_config", "/k/b"),
+        ("ansible_ssh_common_args='-F none'", "ssh_config", "none"),
+        (
+            "ansible_ssh_args='-C -o ControlMaster=auto -o ControlPersist=60s -o ControlPath=/x/%C -F /k/config'",
+            "ssh_config",
+            "/k/config",
+        ),
+        ("ansible_ssh_args='-q -o LogLevel=ERROR -o ForwardAgent=no -o StrictHostKeyChecking=true'", "jump", None),
+        (
+            "ansible_ssh_args='-o ConnectTimeout=5 -o ServerAliveInterval=30 -o ServerAliveCountMax=3 -J b1'",
+            "jump",
+            "b1",
+        ),
+        ("ansible_password=env:WEB_PASSWORD", "password", "env:WEB_PASSWORD"),
+        ("ansible_password=cmd:'pass show web'", "password", "cmd:pass show web"),
+        ("ansible_ssh_pass=hunter2!", "password", "inline:hunter2!"),
+        ("ansible_password=env:", "password", "inline:env:"),
+        ("ansible_password=inline:abc", "password", "inline:inline:abc"),
+        ("ansible_password=12345678", "password", "inline:12345678"),
+        ("ansible_password=", "password", None),
+        ("ansible_password=a1 ansible_ssh_pass=b1", "password", "inline:b1"),
+        ("ansible_ssh_pass=b1 ansible_ssh_password=c1", "password", "inline:c1"),
+        ("ansible_become=yes", "become", Become(always=True)),
+        ("ansible_become=True", "become", Become(always=True)),
+        ("ansible_become=1", "become", Become(always=True)),
+        ("ansible_become=off ansible_become_user=app", "become", Become(user="app")),
+        ("ansible_become_user=app ansible_become_method=sudo", "become", Become(user="app")),
+        ("ansible_become_password=env:SUDO", "become", Become(password="env:SUDO")),
+        ("ansible_become_pass=abcd ansible_become_password=efgh", "become", Become(password="inline:abcd")),
+        ("ansible_become_flags='-H -S -n' ansible_become_exe=sudo", "become", Become()),
+        ("ansible_become_flags=-HSn", "become", Become()),
+        ("ansible_become_flags=", "become", Become()),
+        ("ansible_connection=ssh", "port", None),
+        ("ansible_connection=paramiko_ssh", "port", None),
+        ("ansible_connection=paramiko", "port", None),
+        ("ansible_connection=smart", "port", None),
     ],
 )
 def test_a_connection_variable_becomes_a_field(tmp_path: Path, variables: str, field: str, value: object) -> None:
@@ -84,8 +135,53 @@ def test_paths_are_relative_to_the_file_that_sets_them_and_know_the_home_folder(
 
 
 def test_connection_variables_stay_among_the_variables(tmp_path: Path) -> None:
-    target = read_host(tmp_path, "ansible_host=10.0.0.1 ansible_password='{{ later }}' x='{{ y }}'")
-    assert target.vars == {"ansible_host": "10.0.0.1", "ansible_password": "{{ later }}", "x": "{{ y }}"}
+    target = read_host(tmp_path, "ansible_host=10.0.0.1 ansible_become=yes x='{{ y }}'")
+    assert target.vars == {"ansible_host": "10.0.0.1", "ansible_become": "yes", "x": "{{ y }}"}
+
+
+PASSWORDS = (
+    "ansible_password",
+    "ansible_ssh_pass",
+    "ansible_ssh_password",
+    "ansible_become_password",
+    "ansible_become_pass",
+)
+
+
+@pytest.mark.parametrize("name", PASSWORDS)
+def test_a_password_is_no_variable_of_its_target(tmp_path: Path, name: str) -> None:
+    target = read_host(tmp_path, f"x=1 {name}=hunter2")
+    assert target.vars == {"x": 1}
+    assert "inline:hunter2" in (target.password, target.become.password)
+
+
+@pytest.mark.parametrize("name", PASSWORDS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "='{{ S3cret }}'",
+        "=\"[1, 'S3cret']\"",
+        "='$ANSIBLE_VAULT;1.1;AES256 S3cret'",
+        "=\"'a\\\\nS3cret'\"",
+        "=my S3cret",
+        "='S3cret",
+    ],
+)
+def test_a_password_that_cannot_be_used_is_not_shown(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(InventoryError) as caught:
+        read_host(tmp_path, f"{name}{value}")
+    assert "S3cret" not in str(caught.value) + caught.value.hint
+    assert str(caught.value).startswith(f"{tmp_path / 'hosts'}:1: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["[web]\nansible_password=S3cret\n", "[web]\nw1\n[web:vars]\nansible_password S3cret\n"]
+)
+def test_a_password_in_the_wrong_place_is_not_shown(tmp_path: Path, text: str) -> None:
+    (tmp_path / "hosts").write_text(text)
+    with pytest.raises(InventoryError) as caught:
+        load([tmp_path / "hosts"])
+    assert "S3cret" not in str(caught.value) + caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -116,14 +212,31 @@ def test_connection_variables_stay_among_the_variables(tmp_path: Path) -> None:
         ("ansible_connection=local", "ansible_connection is 'local'"),
         ("ansible_connection=docker", "ansible_connection is 'docker'"),
         ("ansible_connection='{{ c }}'", "ansible_connection is a template"),
-        ("ansible_ssh_common_args='-o ProxyJump=bastion'", "ansible_ssh_common_args has the option ProxyJump,"),
-        (
-            "ansible_ssh_extra_args='-o ProxyCommand=\"nc secret 1\"'",
-            "ansible_ssh_extra_args has the option ProxyCommand,",
-        ),
-        ("ansible_ssh_args=-C", "ansible_ssh_args has the option '-C'"),
-        ("ansible_ssh_common_args='-J bastion'", "has the option '-J'"),
-        ("ansible_ssh_common_args='bastion'", "has the option 'bastion'"),
+        ("ansible_ssh_common_args='-o ProxyJump=-x'", "has a ProxyJump that is no list of hosts"),
+        ("ansible_ssh_common_args='-o ProxyJump=b1,'", "has a ProxyJump that is no list of hosts"),
+        ("ansible_ssh_common_args='-J'", "has a ProxyJump that is no list of hosts"),
+        ("ansible_ssh_common_args='-o \"ProxyJump=a b\"'", "has a ProxyJump that is no list of hosts"),
+        ("ansible_ssh_common_args='-o ProxyCommand='", "has a ProxyCommand that cannot be run"),
+        ("ansible_ssh_common_args='-o ProxyCommand=nc secret 1'", "has a word that belongs to no option"),
+        ("ansible_ssh_common_args='-o ProxyCommand=sshpass -psecret ssh'", "has the option '-p'"),
+        ("ansible_ssh_common_args='bastion'", "has a word that belongs to no option"),
+        ("ansible_ssh_common_args='-tt'", "has the option '-t'"),
+        ("ansible_ssh_common_args='-Cv'", "has the option '-C'"),
+        ("ansible_ssh_common_args='-F '", "names no file"),
+        ("ansible_ssh_common_args='-o PreferredAuthentications=publickey'", "has the option PreferredAuthentications,"),
+        ("ansible_ssh_common_args='-o ForwardAgent=yes'", "has the option ForwardAgent=yes"),
+        ("ansible_ssh_common_args='-o IdentityFile=/secret'", "has the option IdentityFile,"),
+        ("ansible_become=maybe", "ansible_become is neither true nor false"),
+        ("ansible_become='{{ b }}'", "ansible_become is a template"),
+        ("ansible_become_user='a b'", "ansible_become_user is"),
+        ("ansible_become_method=su", "ansible_become_method is 'su'"),
+        ("ansible_become_flags='-H -i'", "ansible_become_flags has other flags"),
+        ("ansible_become_exe=/opt/sudo", "ansible_become_exe is not sudo"),
+        ("ansible_sudo=yes", "ansible_sudo is an old spelling"),
+        ("ansible_sudo_pass=secret", "ansible_sudo_pass is an old spelling"),
+        ("ansible_su_user=app", "ansible_su_user is an old spelling"),
+        ("ansible_ssh_private_key=secret", "ansible_ssh_private_key holds a key"),
+        ("ansible_private_key_passphrase=secret", "ansible_private_key_passphrase holds a key"),
         ("ansible_ssh_common_args='-o StrictHostKeyChecking=no'", "StrictHostKeyChecking=no"),
         ("ansible_ssh_common_args='-o BatchMode=no'", "BatchMode=no"),
         ("ansible_ssh_common_args='-o IdentitiesOnly=no'", "IdentitiesOnly=no"),
@@ -148,7 +261,7 @@ def test_what_cannot_be_honoured_names_target_and_variable(tmp_path: Path, varia
 
 def test_a_groups_variable_is_refused_with_its_own_line(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
-    file.write_text("[web]\nw1\n\n[web:vars]\nansible_ssh_common_args=-o ProxyJump=b\n")
+    file.write_text("[web]\nw1\n\n[web:vars]\nansible_ssh_common_args=-o Ciphers=b\n")
     with pytest.raises(InventoryError, match=r"hosts:5: target 'w1': ansible_ssh_common_args"):
         load([file])
 
@@ -178,8 +291,8 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
         load([file])
 
 
-def test_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InventoryError, match="is a directory"):
+def test_an_empty_directory_names_no_host(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match="names no host"):
         load([tmp_path])
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from opsbook.errors import InventoryError
 from opsbook.inventory.load import load
+from opsbook.inventory.values import unusable
 from opsbook.model.target import Inventory, Target
 
 
@@ -96,9 +97,12 @@ def test_json_is_read_as_the_yaml_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("web:\n  hosts:\n    w1: {p: !vault abc}\n", 3, "the tag !vault"),
+        ("web:\n  hosts:\n    w1: {p: !vault abc}\n", 3, "is not encrypted"),
+        ("web:\n  hosts:\n    w1: {p: !vault [a]}\n", 3, "the tag !"),
+        ("web:\n  hosts:\n    w1: {!unsafe p: a}\n", 3, "a key has the tag !unsafe"),
+        ("web:\n  hosts:\n    w1: {p: {__ansible_vault: abc}}\n", 3, "is not encrypted"),
         ("web:\n  hosts:\n    w1: {p: !!python/object/apply:os.system ['true']}\n", 3, "the tag !!python/object/apply"),
-        ("web: !unsafe {hosts: {w1: }}\n", 1, "the tag !unsafe"),
+        ("web: !other {hosts: {w1: }}\n", 1, "the tag !"),
         ("web:\n  hosts: {w1: {x: !!str 1}}\n", 2, "the tag !!str"),
         ("web:\n  hosts: {w1: {x: ! 1}}\n", 2, "the tag !"),
         ("web:\n  hosts: {!!str w1: }\n", 2, "the tag !!str"),
@@ -144,6 +148,48 @@ def test_what_is_unsafe_or_no_inventory_is_named_with_its_line(
         read(tmp_path, text)
     assert words in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path / 'hosts.yml'}:{line}: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["!S3cret", "!!s3cret", "*S3cret", "2026-02-30S3cret: [", "@S3cret", "%S3cret", "&S3cret &S3cret"]
+)
+def test_a_value_without_its_quotes_is_not_shown(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InventoryError) as caught:
+        read(tmp_path, f"web: {{hosts: {{w1: {{ansible_password: {text}}}}}}}\n")
+    assert "s3cret" not in str(caught.value).lower() + caught.value.hint.lower()
+
+
+def test_encrypted_values_stay_as_they_are_and_unsafe_ones_are_plain(tmp_path: Path) -> None:
+    cipher = "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
+    inventory = read(
+        tmp_path,
+        "web:\n  hosts:\n    w1:\n"
+        "      a: !vault |\n        $ANSIBLE_VAULT;1.1;AES256\n        6162\n"
+        "      b: [!unsafe '{{ x }}', !unsafe '12', !unsafe {k: !unsafe }]\n"
+        '      c: {"__ansible_vault": "$ANSIBLE_VAULT;1.1;AES256\\n6162\\n"}\n'
+        '      d: {"__ansible_unsafe": "{{ y }}"}\n',
+    )
+    values = by_name(inventory)["w1"].vars
+    assert values == {"a": cipher, "b": ["{{ x }}", 12, {"k": None}], "c": cipher, "d": "{{ y }}"}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("plain {x} 5 %", ""),
+        (["a", {"b": 1, "c": None}], ""),
+        ("a {{ b }}", "is a template"),
+        ("{% if a %}", "is a template"),
+        ("{# a #}", "is a template"),
+        ({"a": ["b", "{{ c }}"]}, "is a template"),
+        ("$ANSIBLE_VAULT;1.1;AES256\n6162\n", "is encrypted"),
+        ([{"a": "$ANSIBLE_VAULT;1.2;AES256;prod\n6162"}], "is encrypted"),
+    ],
+)
+def test_what_cannot_be_used_as_it_stands_says_why(value: object, words: str) -> None:
+    why = unusable(value)
+    assert why.startswith(words)
+    assert bool(why) is bool(words)
 
 
 def test_a_control_character_makes_it_no_yaml(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A whole draft becomes the Inventory: membership, order, and the variables merged by precedence.
 
-Invariant: precedence is Ansible's: `all`, then groups by depth, then by priority, then by name, then the host's own.
+Invariant: precedence is Ansible's: `all`, then groups by depth, then by priority, then by name; over them the files
+beside the sources for `all`, then those for the other groups in the same order; then the host's own, then its files.
 This module knows no file format.
 """
 
@@ -39,7 +40,10 @@ def assemble(draft: Draft, *, sources: Iterable[Path]) -> Inventory:
         if order not in shared:
             shared[order] = _merge(draft, order)
         groups = tuple(sorted(group for group in order if group != ALL))
-        targets.append(build_target(host, shared[order] | own, groups=groups))
+        variables = shared[order] | own
+        for adjacent in draft.adjacent:
+            variables |= adjacent.hosts.get(host, {})
+        targets.append(build_target(host, variables, groups=groups, ssh_config=draft.ssh_configs.get(host)))
     return Inventory(targets=tuple(targets), groups=members, sources=tuple(str(path) for path in sources))
 
 
@@ -90,8 +94,12 @@ def _rank_groups(draft: Draft) -> dict[str, tuple[int, int, str]]:
 
 
 def _merge(draft: Draft, order: Iterable[str]) -> dict[str, Variable]:
-    """Return the groups' variables, a later group's over an earlier one's."""
+    """Return the groups' variables, a later group's over an earlier one's, and those of files over all of them."""
     merged: dict[str, Variable] = {}
     for group in order:
         merged |= draft.groups[group].variables
+    for layer in ([ALL], [group for group in order if group != ALL]):
+        for adjacent in draft.adjacent:
+            for group in layer:
+                merged |= adjacent.groups.get(group, {})
     return merged

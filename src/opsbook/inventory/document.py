@@ -1,21 +1,25 @@
 """One YAML document, read safely: the one door to PyYAML's parser.
 
-Invariant: nothing is constructed but plain values; tags, endless or exploding aliases, deep nesting and duplicate keys
-are refused before they cost anything, each with its line. This module knows nothing of hosts and groups.
+Invariant: nothing is constructed but plain values; tags other than Ansible's `!vault` and `!unsafe`, endless or
+exploding aliases, deep nesting and duplicate keys are refused before they cost anything, each with its line. This
+module knows nothing of hosts and groups.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import yaml
 from msgspec import Struct
 from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.resolver import Resolver
 
 from opsbook.errors import InventoryError
 from opsbook.inventory.place import Place, located
-from opsbook.inventory.values import join_pairs, to_json, to_key
+from opsbook.inventory.values import check_vault, to_json, to_key, unwrap
 from opsbook.model.target import JsonValue
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -24,6 +28,13 @@ MAX_REPEATED = 200_000
 """How many nodes aliases may stand for beyond those written: shared defaults, not a bomb."""
 MERGE = "tag:yaml.org,2002:merge"
 NULL = "tag:yaml.org,2002:null"
+STANDARD = {"binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str", "timestamp"}
+"""Tags that can be shown; any other may be a password that lacks its quotes."""
+QUOTED = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"")
+"""What a message of the parser repeats of the text: the same holds for it."""
+ENCRYPTED = {"!vault", "!vault-encrypted"}
+UNSAFE = "!unsafe"
+"""Ansible evaluates no template in what is tagged so; nothing here evaluates any."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -43,6 +54,7 @@ class Document:
         self.root = root
         self._file = file
         self._constructor = SafeConstructor()
+        self._resolver: Any = Resolver()
 
     def place(self, node: Node) -> Place:
         """Return where a node stands."""
@@ -69,6 +81,8 @@ class Document:
                 has_merge = True
                 merged = self._merge(value_node)
                 continue
+            if key_node.tag == UNSAFE or key_node.tag in ENCRYPTED:
+                raise InventoryError(f"{place}: a key has the tag {key_node.tag}", "write it plainly")
             raw = self._scalar(key_node) if isinstance(key_node, ScalarNode) else ()
             with located(place):
                 key = to_key(raw)
@@ -94,19 +108,24 @@ class Document:
             InventoryError: it holds what an inventory cannot keep.
         """
         if isinstance(node, MappingNode):
-            return join_pairs((entry.key, self.value(entry.value)) for entry in self.entries(node))
+            made = {entry.key: self.value(entry.value) for entry in self.entries(node)}
+            with located(self.place(node)):
+                return unwrap(made)
         if isinstance(node, SequenceNode):
             return [self.value(item) for item in node.value]
         with located(self.place(node)):
-            return to_json(self._scalar(node))
+            return check_vault(node.value) if node.tag in ENCRYPTED else to_json(self._scalar(node))
 
     def _scalar(self, node: Node) -> object:
         """Return what a scalar means: text, number, truth value, date or nothing."""
+        if node.tag == UNSAFE:  # what it would be as a plain scalar, even in quotes: so does Ansible
+            plain = self._resolver.resolve(ScalarNode, node.value, (True, False))
+            node = ScalarNode(plain, node.value, node.start_mark, node.end_mark)
         try:
             value: object = self._constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             raise InventoryError(
-                f"{self.place(node)}: {node.value[:40]!r} cannot be read as the value it looks like",
+                f"{self.place(node)}: a value cannot be read as the number or date it looks like",
                 "put quotes around it to keep it as text",
             ) from error
         return value
@@ -124,7 +143,7 @@ def read_document(text: str, *, file: Place) -> Document | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = file if mark is None else file.at(mark.line + 1)
-        what = ", ".join(part for part in (error.context, error.problem) if part)
+        what = QUOTED.sub("...", ", ".join(part for part in (error.context, error.problem) if part))
         raise InventoryError(f"{place}: this is not YAML: {what}", "a YAML checker shows the spot") from error
     except yaml.YAMLError as error:
         what = str(error).partition("\n")[0]
@@ -141,11 +160,13 @@ def _check_events(text: str, *, file: Place) -> None:
     depth = 0
     for event in _parse(text):
         tag = getattr(event, "tag", None)
-        if tag is not None:
-            shown = tag.replace("tag:yaml.org,2002:", "!!", 1)
+        is_scalar = isinstance(event, yaml.ScalarEvent)
+        if tag is not None and tag != UNSAFE and not (is_scalar and tag in ENCRYPTED):
+            name = tag.removeprefix("tag:yaml.org,2002:")
+            shown = f"!!{name}" if name in STANDARD or name.startswith("python/") else "!"
             raise InventoryError(
                 f"{_locate(event, file=file)}: the tag {shown} is not read in an inventory",
-                "give a secret to a runbook as a parameter with a reference, and write other values plainly",
+                "write the value plainly; a text that begins with ! stands in quotes",
             )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from msgspec import Struct
+
 from opsbook.errors import InventoryError
 from opsbook.inventory.hosts import MAX_HOSTS
 from opsbook.inventory.place import Place, Variable
@@ -29,6 +31,13 @@ class Group:
         self.priority = 1
 
 
+class Adjacent(Struct, frozen=True, kw_only=True):
+    """What one folder of variables beside a source sets, by group and by host."""
+
+    groups: dict[str, dict[str, Variable]] = {}
+    hosts: dict[str, dict[str, Variable]] = {}
+
+
 class Draft:
     """Everything the sources have said so far."""
 
@@ -36,6 +45,10 @@ class Draft:
         self.hosts: dict[str, dict[str, Variable]] = {}
         self.groups: dict[str, Group] = {ALL: Group(), UNGROUPED: Group()}
         self.groups[ALL].children[UNGROUPED] = None
+        self.adjacent: list[Adjacent] = []
+        """The folders of variables beside the sources, the last one counting most."""
+        self.ssh_configs: dict[str, str | None] = {}
+        """The ssh_config file that names a host; None when it is the user's own."""
 
     def add_group(self, name: str, *, place: Place) -> None:
         """Know a group.

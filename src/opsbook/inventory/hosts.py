@@ -107,7 +107,7 @@ def read_hosts(text: str) -> tuple[list[str], int | None]:
     port = None if match is None else read_port(match["port"])
     names = expand_range(host)
     for name in names:
-        _check_name(name)
+        check_name(name)
     return names, port
 
 
@@ -131,14 +131,23 @@ def is_address(text: str) -> bool:
     return True
 
 
-def _check_name(name: str) -> None:
-    """Refuse a name that could be taken for an option, a path or a pattern."""
+def is_name(text: str) -> bool:
+    """Whether a host may be called so."""
+    return NAME.fullmatch(text) is not None and (":" not in text or is_address(text))
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could be taken for an option, a path or a pattern.
+
+    Raises:
+        InventoryError: a host cannot be called so.
+    """
     if NAME.fullmatch(name) is None:
         raise InventoryError(
             f"{name!r} is not a host name",
             "a host name has letters, digits and _ . : % - and does not begin with -; ansible_host may differ from it",
         )
-    if ":" in name and not is_address(name):
+    if not is_name(name):
         raise InventoryError(
             f"{name!r} is neither a host name nor an IPv6 address", "a port stands behind a host as HOST:PORT"
         )

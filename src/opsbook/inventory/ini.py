@@ -91,6 +91,11 @@ class _Reader:
             raise InventoryError(
                 f"{place}: the quotes do not match: {error}", "close every quote on its line"
             ) from None
+        if "=" in entry:
+            raise InventoryError(
+                f"{place}: the line begins with a variable and not with a host",
+                "variables of a group stand below [group:vars]",
+            )
         with located(place):
             names, port = read_hosts(entry)
         variables = [_read_assignment(text, place=place) for text in assignments]
@@ -118,7 +123,8 @@ def _read_assignment(text: str, *, place: Place, strip: bool = False) -> tuple[s
     """Return the name and the value of `name=value`; only quotes keep spaces at the ends of a host's value."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise InventoryError(f"{place}: {text!r} is not name=value", "no spaces around =, and quotes around spaces")
+        what = "the line" if strip else "a word behind the host"  # not shown: it may be half of a password
+        raise InventoryError(f"{place}: {what} is not name=value", "no spaces around =, and quotes around spaces")
     if strip:
         name, value = name.strip(), value.strip()
     with located(place):

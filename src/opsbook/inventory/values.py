@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 from collections.abc import Iterable
 from datetime import date
@@ -18,6 +19,53 @@ from opsbook.model.target import JsonValue
 
 MAX_INT_BITS = 4096
 """Python refuses to print much larger numbers, so a record could not hold them."""
+VAULT = "$ANSIBLE_VAULT;"
+"""How a text that ansible-vault encrypted begins; it is kept as it is."""
+TEMPLATE = re.compile(r"\{\{|\{%|\{#")
+MARKS = {"__ansible_vault", "__ansible_unsafe"}
+"""How Ansible's JSON writes an encrypted text, and one that is no template."""
+
+
+def unusable(value: JsonValue) -> str:
+    """Say why a variable cannot be used as it stands, or a part of it: a template, or encrypted; empty when it can.
+
+    >>> unusable("{{ address }}")
+    'is a template, which opsbook does not evaluate'
+    >>> unusable([1, "plain"])
+    ''
+    """
+    if isinstance(value, str):
+        if value.startswith(VAULT):
+            return "is encrypted by ansible-vault, which opsbook does not decrypt"
+        return "is a template, which opsbook does not evaluate" if TEMPLATE.search(value) else ""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(unusable, parts)), "")
+
+
+def unwrap(mapping: dict[str, JsonValue]) -> JsonValue:
+    """Return the text that Ansible's JSON marks as encrypted or as no template; any other mapping as it is.
+
+    >>> unwrap({"__ansible_unsafe": "plain"}), unwrap({"a": 1})
+    ('plain', {'a': 1})
+
+    Raises:
+        InventoryError: what is marked as encrypted is not.
+    """
+    mark, text = next(iter(mapping.items()), ("", None))
+    if len(mapping) != 1 or mark not in MARKS or not isinstance(text, str):
+        return mapping
+    return check_vault(text) if mark == "__ansible_vault" else text
+
+
+def check_vault(text: str) -> str:
+    """Return a text that is said to be encrypted.
+
+    Raises:
+        InventoryError: it is not, so that it may be what should be a secret.
+    """
+    if not text.startswith(VAULT):
+        raise InventoryError("a !vault value is not encrypted", f"it begins with {VAULT}1.1;AES256")
+    return text
 
 
 def read_literal(text: str) -> JsonValue:
