@@ -14,9 +14,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from opsbook.model.visible import ci_safe, one_line, visible
 from opsbook.report.duration import format_duration, format_seconds, format_when
 from opsbook.report.layout import crop, flow, show, wrap
-from opsbook.report.visible import ci_safe, one_line, visible
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -27,9 +27,9 @@ def _in_utc(monkeypatch):
     time.tzset()
 
 
-@pytest.mark.parametrize("name", ["duration", "visible"])
+@pytest.mark.parametrize("name", ["report.duration", "model.visible"])
 def test_the_examples_in_the_docstrings_hold(name):
-    assert doctest.testmod(importlib.import_module(f"opsbook.report.{name}")).failed == 0
+    assert doctest.testmod(importlib.import_module(f"opsbook.{name}")).failed == 0
 
 
 def test_no_control_character_passes():

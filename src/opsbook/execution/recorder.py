@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from opsbook.archive.files import append, archive_errors
 from opsbook.archive.fold import RecordFold
 from opsbook.archive.journal import FIRST, Journal
 from opsbook.archive.layout import RunFolder
 from opsbook.errors import ArchiveError
-from opsbook.model.event import CellOutput, Entry, Event, TargetOutput
+from opsbook.execution import host_logs
+from opsbook.execution.host_logs import HostLogs
+from opsbook.model.event import CellOutput, Entry, Event, TargetEnded, TargetOutput
 from opsbook.model.protocol import Observer
 from opsbook.redaction import Redactor
 
@@ -30,6 +31,10 @@ DISK_S = 60.0
 """Seconds the archive's disk may take to answer."""
 _PATIENCE_S = 2.0
 """Seconds an observer may hold the recorder up, once."""
+_OUTPUT = 16 * 1024 * 1024
+"""Characters of output that may wait to be recorded: a disk slower than the targets slows them down."""
+_OUTPUT_SEEN = 4 * 1024 * 1024
+"""Characters of output that may wait for an observer; what is more it does not see."""
 
 
 class _Item(Struct, frozen=True, kw_only=True):
@@ -44,11 +49,14 @@ class Recorder:
     """Records one run."""
 
     def __init__(self, folder: RunFolder, redactor: Redactor, fold: RecordFold, observers: Iterable[Observer]) -> None:
-        self._folder = folder
         self._redactor = redactor
         self._journal = Journal(folder.journal, redactor)
+        self._host_logs = HostLogs(folder, redactor, most=host_logs.HOST_LOGS)
         self._pumps = [_Pump(observer) for observer in observers]
         self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUE)
+        self._room = threading.Condition()
+        self._waiting = 0
+        """Characters of output in the queue."""
         self.fold = fold
         """What the run has come to; to be read after `settle` or `close`."""
         self.failure = ""
@@ -57,7 +65,12 @@ class Recorder:
         self._thread.start()
 
     def submit(self, event: Event) -> None:
-        """Record an event. Waits only when thousands are waiting already."""
+        """Record an event. Waits only when thousands are waiting already, or megabytes of output."""
+        size = _size(event)
+        if size:
+            with self._room:
+                self._room.wait_for(lambda: not self._waiting or self._waiting + size <= _OUTPUT, timeout=DISK_S)
+                self._waiting += size
         self._queue.put(_Item(event=event))
 
     def commit(self, event: Event | None, done: Callable[[str], None]) -> None:
@@ -94,6 +107,11 @@ class Recorder:
             self.failure = self.failure or f"the archive did not answer within {DISK_S:g} s"
             return self.failure
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the record should say besides; to be read after `settle` or `close`."""
+        return tuple(filter(None, [self._host_logs.note]))
+
     def close(self) -> None:
         """Record what waits, put it on disk, and let the observers finish."""
         self._queue.put(None)
@@ -109,6 +127,9 @@ class Recorder:
                 items.append(self._queue.get())
             over = None in items
             self._record([item for item in items if item is not None])
+            with self._room:
+                self._waiting -= sum(_size(item.event) for item in items if item is not None)
+                self._room.notify_all()
         try:
             self._journal.close()
         except ArchiveError as error:
@@ -139,26 +160,23 @@ class Recorder:
         """Write a batch and fold it in; return its entries in the order things happened, for the observers."""
         said = [event for event in events if isinstance(event, TargetOutput)]
         kept = [event for event in events if not isinstance(event, TargetOutput)]
-        self._log_hosts(said)
+        self._host_logs.append(said)
         entries = self._journal.append(kept, durable=durable)
         for entry in entries:
             self.fold.apply(entry)
         recorded = iter(entries)
         return [self._unrecorded(e) if isinstance(e, TargetOutput) else next(recorded) for e in events]
 
-    def _log_hosts(self, said: list[TargetOutput]) -> None:
-        """Append what targets said to their logs. None is kept open: there may be more targets than descriptors."""
-        texts: dict[str, list[str]] = {}
-        for output in said:
-            texts.setdefault(output.target, []).append(output.text)
-        with archive_errors("write a host log"):
-            for target, parts in texts.items():
-                data = self._redactor.text("".join(parts)).encode("utf-8", "replace")
-                append(self._folder.host_log(target), data)
-
     def _unrecorded(self, event: Event) -> Entry:
         """Return an event as an entry without a number, because the journal does not hold it: what targets say."""
         return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=self._redactor.clean(event))
+
+
+def _size(event: Event | None) -> int:
+    """Return how many characters of output an event carries."""
+    if isinstance(event, TargetOutput | CellOutput):
+        return len(event.text)
+    return len(event.stdout) + len(event.stderr) if isinstance(event, TargetEnded) else 0
 
 
 class _Pump:
@@ -167,6 +185,9 @@ class _Pump:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._hangs = False
+        self._lock = threading.Lock()
+        self._waiting = 0
+        """Characters of output in the queue."""
         self._queue: queue.Queue[Entry | None] = queue.Queue(_QUEUE)
         self._thread = threading.Thread(target=self._work, name="opsbook-observer", daemon=True)
         self._thread.start()
@@ -175,11 +196,19 @@ class _Pump:
         """Hand an entry on; output is dropped when the observer cannot keep up, anything else waits for it once."""
         if self._hangs:
             return
-        is_output = isinstance(entry.event, TargetOutput | CellOutput)
+        is_output, size = isinstance(entry.event, TargetOutput | CellOutput), _size(entry.event)
+        if is_output and self._waiting + size > _OUTPUT_SEEN:
+            return
         try:
+            self._count(size)
             self._queue.put(entry, block=not is_output, timeout=_PATIENCE_S)
         except queue.Full:
+            self._count(-size)
             self._hangs = not is_output  # a view that hangs must not hold the run; the journal has it all
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._waiting += size
 
     def close(self) -> None:
         """Let the observer see what waits, then say goodbye."""
@@ -190,6 +219,7 @@ class _Pump:
 
     def _work(self) -> None:
         while (entry := self._queue.get()) is not None:
+            self._count(-_size(entry.event))
             with suppress(Exception):  # an observer's error is its own: it never reaches the run
                 self._observer.observe(entry)
         with suppress(Exception):

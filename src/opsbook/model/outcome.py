@@ -8,12 +8,18 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
 from opsbook.errors import ExitCode
 from opsbook.model.run import CellRecord, CellState, RunState, TargetOutcome
 from opsbook.model.target import TargetState
+
+_LAST_WORDS = 64 * 1024
+"""Characters of stderr in which a target's last words are looked for."""
+_LONGEST_REASON = 500
+"""Characters of a reason that go into a record or a table: a target's last words may be a book."""
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -121,12 +127,52 @@ def _reason(
 
 
 class ResultGroup(Struct, frozen=True, kw_only=True):
-    """Targets that ended alike: shown as one row."""
+    """Targets that ended alike, and said the same where that was looked at: shown as one row."""
 
     state: TargetState
     names: tuple[str, ...]
     detail: str = ""
     """What they have in common: `exit 100`, and the line that says why."""
+    stdout: str = ""
+    """What each of them said, white space at its end aside."""
+    stderr: str = ""
+    """What the first of them said there."""
+    stderr_alike: bool = True
+    """Whether all of them said the same there."""
+    truncated: bool = False
+    """Whether one of them said more than was kept."""
+
+
+class Ended(Protocol):
+    """How a call ended on one target and what was said: a result in a notebook, or an event of the journal."""
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+
+    @property
+    def state(self) -> TargetState:
+        """How it ended."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """None unless the target told it."""
+
+    @property
+    def reason(self) -> str:
+        """Why it did not end well, as far as opsbook knows."""
+
+    @property
+    def stdout(self) -> str:
+        """What was said, as far as it was kept."""
+
+    @property
+    def stderr(self) -> str:
+        """What was said there, as far as it was kept."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether more was said than was kept."""
 
 
 STATE_ORDER = {
@@ -152,7 +198,7 @@ STATE_ORDER = {
 
 
 def group_results(rows: Iterable[tuple[str, TargetState, str]]) -> tuple[ResultGroup, ...]:
-    """Group `(name, state, detail)` rows by state and detail, the failed first.
+    """Group `(name, state, detail)` rows by state and detail, the failed first, then the largest.
 
     >>> [g.names for g in group_results([("a", TargetState.OK, ""), ("b", TargetState.OK, "")])]
     [('a', 'b')]
@@ -161,31 +207,90 @@ def group_results(rows: Iterable[tuple[str, TargetState, str]]) -> tuple[ResultG
     for name, state, detail in rows:
         groups.setdefault((state, detail), []).append(name)
     made = [ResultGroup(state=state, names=tuple(names), detail=d) for (state, d), names in groups.items()]
-    return tuple(sorted(made, key=lambda group: (STATE_ORDER[group.state], group.detail)))
+    return tuple(sorted(made, key=_rank))
+
+
+def group_ended(results: Iterable[Ended]) -> tuple[ResultGroup, ...]:
+    """Group targets that ended alike and said the same, the failed first, then the largest.
+
+    What counts is stdout. Where a target that is ok said nothing there, what it said on stderr counts.
+    """
+    groups: dict[tuple[TargetState, str, str, str], list[Ended]] = {}
+    for one in results:
+        said = one.stdout.rstrip()
+        aside = one.stderr.rstrip() if one.state is TargetState.OK and not said else ""
+        groups.setdefault((one.state, explain(one), said, aside), []).append(one)
+    made = [
+        ResultGroup(
+            state=state,
+            names=tuple(one.target for one in alike),
+            detail=detail,
+            stdout=said,
+            stderr=alike[0].stderr.rstrip(),
+            stderr_alike=len({one.stderr.rstrip() for one in alike}) == 1,
+            truncated=any(one.truncated for one in alike),
+        )
+        for (state, detail, said, _), alike in groups.items()
+    ]
+    return tuple(sorted(made, key=_rank))
+
+
+def _rank(group: ResultGroup) -> tuple[int, int, str]:
+    return STATE_ORDER[group.state], -len(group.names), group.detail
+
+
+def explain(one: Ended) -> str:
+    """Say in one line why a target did not end well: `exit 100   E: Could not get lock`. One that did may have a note.
+
+    An exit code that is 0 is no reason.
+    """
+    code = f"exit {one.exit_code}" if one.exit_code else ""
+    return "   ".join(part for part in (code, telling_line(one.state, one.reason, one.stderr)) if part)
+
+
+def count_alike(groups: Iterable[ResultGroup]) -> str:
+    """Say how many of the targets that are ok said the same; nothing when all of them did.
+
+    >>> ok = TargetState.OK
+    >>> count_alike([ResultGroup(state=ok, names=("a", "b")), ResultGroup(state=ok, names=("c",), stdout="6.1")])
+    '2 hosts alike, 1 differs'
+    """
+    sizes = sorted(len(group.names) for group in groups if group.state is TargetState.OK)
+    if len(sizes) <= 1:
+        return ""
+    if sizes[-1] == 1:
+        return f"{len(sizes)} hosts, no two alike"
+    others = sum(sizes[:-1])
+    return f"{sizes[-1]} hosts alike, {others} differ{'s' if others == 1 else ''}"
 
 
 def telling_line(state: TargetState, reason: str, stderr: str) -> str:
-    r"""Return the line that says why a target did not end well: the reason given, else its own last words.
+    r"""Return the line that says why a target did not end well: the reason given, else its own last words, cut.
 
     >>> telling_line(TargetState.FAILED, "", "reading\nE: Could not get lock\n")
     'E: Could not get lock'
     """
-    if reason or state is not TargetState.FAILED:
-        return reason
-    return next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
+    line = reason
+    if not reason and state is TargetState.FAILED:
+        lines = stderr[-_LAST_WORDS:].rstrip().splitlines()
+        line = lines[-1].strip() if lines else ""
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
 
 
-def count_states(states: Iterable[TargetState]) -> str:
+def count_states(states: Iterable[TargetState], *, running: int = 0, waiting: int = 0) -> str:
     """Say how many targets are in which state: `18 ok · 2 failed · 4 skipped`.
 
-    >>> count_states([TargetState.OK, TargetState.FAILED, TargetState.OK])
-    '2 ok · 1 failed'
+    >>> count_states([TargetState.OK, TargetState.FAILED, TargetState.OK], running=3)
+    '2 ok · 1 failed · 3 running'
     """
     counts: dict[TargetState, int] = {}
     for state in states:
         counts[state] = counts.get(state, 0) + 1
     order = sorted(counts, key=lambda state: (state is not TargetState.OK, STATE_ORDER[state]))
-    return " · ".join(f"{counts[state]} {state.value.replace('_', ' ')}" for state in order)
+    parts = [f"{counts[state]} {state.value.replace('_', ' ')}" for state in order]
+    parts += [f"{running} running"] if running > 0 else []
+    parts += [f"{waiting} waiting"] if waiting > 0 else []
+    return " · ".join(parts)
 
 
 def name_ranges(names: Iterable[str]) -> str:

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from opsbook.redaction import MASK
+
 JsonValue: TypeAlias = Any
 """A value JSON can carry: None, bool, int, float, str, or lists and string-keyed mappings of these."""
 
@@ -70,6 +72,12 @@ class Become(Struct, frozen=True, kw_only=True):
     password: str | None = None
     """The reference of the password sudo asks for; see `Target.password`."""
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return _shown(self)
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
 
 class Target(Struct, frozen=True, kw_only=True):
     """One SSH host of the inventory, with everything the inventory says of how to reach it.
@@ -101,6 +109,23 @@ class Target(Struct, frozen=True, kw_only=True):
     def address(self) -> str:
         """`host:port`, what two names of the same machine have in common."""
         return f"{self.host}:{self.port or 22}"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return _shown(self)
+
+    def __repr__(self) -> str:
+        return _repr(self)
+
+
+def _shown(value: Become | Target) -> list[tuple[str, Any]]:
+    """List the fields that say something: of a password that there is one, of variables their names."""
+    fields = {name: getattr(value, name) for name in value.__struct_fields__}
+    plain = {"password": MASK, "vars": tuple(fields.get("vars", ()))}
+    return [(name, plain.get(name, field)) for name, field in fields.items() if field and field != Become()]
+
+
+def _repr(value: Become | Target) -> str:
+    return f"{type(value).__name__}({', '.join(f'{name}={field!r}' for name, field in _shown(value))})"
 
 
 class Inventory(Struct, frozen=True, kw_only=True):

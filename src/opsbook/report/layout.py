@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
-from opsbook.report.visible import ci_safe
+from opsbook.model.visible import ci_safe
 
 if TYPE_CHECKING:
     from rich.console import Console

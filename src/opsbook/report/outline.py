@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from opsbook.report.visible import one_line
+from opsbook.model.visible import one_line
 from opsbook.runbook.notebook import PARAMETERS_TAG, Cell
 
 _ASIDE = ("always", "on-failure")

@@ -26,11 +26,11 @@ from opsbook.model.event import (
 from opsbook.model.outcome import name_ranges, telling_line
 from opsbook.model.run import CellState
 from opsbook.model.target import TargetState
+from opsbook.model.visible import ci_safe, one_line
 from opsbook.report.duration import format_seconds
 from opsbook.report.phase import words
 from opsbook.report.state import Call, Progress
 from opsbook.report.summary import show_value
-from opsbook.report.visible import ci_safe, one_line
 
 
 class PlainProgress:

@@ -14,11 +14,11 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from opsbook.model.run import CellState
+from opsbook.model.visible import one_line
 from opsbook.report.duration import format_duration
 from opsbook.report.layout import crop
 from opsbook.report.phase import CELL_MARKS, Phase, fold_phases, style_of, words
 from opsbook.report.state import Call, Progress, count_targets
-from opsbook.report.visible import one_line
 
 _SLOW_S = 30.0
 """From here on a target at work is worth naming."""

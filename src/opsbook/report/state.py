@@ -30,6 +30,7 @@ from opsbook.model.event import (
 from opsbook.model.outcome import count_states, telling_line
 from opsbook.model.run import CellRecord, CellState
 from opsbook.model.target import TargetState
+from opsbook.model.visible import last_lines
 
 TAIL_LINES = 8
 """How many lines of target output are kept."""
@@ -177,15 +178,11 @@ class Progress:
         if event.target not in call.ended:
             call.running.setdefault(event.target, at)
         if isinstance(event, TargetOutput):
-            # a progress bar rewrites its line with carriage returns: each of them is a line of its own here
-            lines = [line for line in event.text.splitlines() if line.strip()]
-            self.tail.extend((event.target, line[:_LONGEST_LINE]) for line in lines[-TAIL_LINES:])
+            self.tail.extend((event.target, line) for line in last_lines(event.text, most=TAIL_LINES))
 
 
 def count_targets(calls: list[Call], *, ahead: int = 0) -> str:
     """Say where the targets of these calls, and those `ahead`, are: `14 ok · 1 failed · 3 running · 6 waiting`."""
-    parts = [count_states(target.state for call in calls for target in call.ended.values())]
+    states = (target.state for call in calls for target in call.ended.values())
     running, waiting = sum(len(call.running) for call in calls), ahead + sum(call.waiting for call in calls)
-    parts += [f"{running} running"] if running else []
-    parts += [f"{waiting} waiting"] if waiting > 0 else []
-    return " · ".join(part for part in parts if part)
+    return count_states(states, running=running, waiting=waiting)

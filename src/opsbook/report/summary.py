@@ -107,6 +107,11 @@ def runbook_name(record: RunRecord) -> str:
     return Path(record.runbook.path).stem
 
 
+def status_words(record: RunRecord) -> str:
+    """Say a run's state; a dry run is no success of its runbook, and never reads like one."""
+    return f"{words(record.status)} (dry run)" if record.checking else words(record.status)
+
+
 def count_ok(results: Mapping[str, TargetOutcome], *, between: str) -> str:
     """Say how many targets are ok, of how many; nothing when there are none."""
     ok = sum(result.state is TargetState.OK for result in results.values())
@@ -123,7 +128,8 @@ def _headline(record: RunRecord) -> str:
         RunState.RUNNING: f"is running since {format_stamp(record.started_at)}",
         RunState.UNKNOWN: "ended in a way this opsbook does not know",
     }.get(record.status, words(record.status))
-    counted = count_ok(record.targets.results, between=" of ")
+    verb = f"{verb} (dry run)" if record.checking else verb
+    counted = "" if record.checking else count_ok(record.targets.results, between=" of ")
     targets = f"{counted} targets" if counted else ""
     says_targets = record.status in {RunState.SUCCEEDED, RunState.RUNNING}
     reason = record.reason.strip() or (targets if says_targets else "")

@@ -20,6 +20,7 @@ from opsbook.model.outcome import name_ranges
 from opsbook.model.parameter import ParameterSpec
 from opsbook.model.run import CellState, RunRecord
 from opsbook.model.target import Target
+from opsbook.model.visible import one_line, visible
 from opsbook.report.duration import format_duration, format_stamp, format_when
 from opsbook.report.layout import Piece, ends, flow, labelled, measure, row, show, table, width_of, wrap
 from opsbook.report.outline import outline
@@ -31,9 +32,9 @@ from opsbook.report.summary import (
     count_ok,
     runbook_name,
     show_value,
+    status_words,
     summarise,
 )
-from opsbook.report.visible import one_line, visible
 from opsbook.runbook.notebook import Runbook
 
 if TYPE_CHECKING:
@@ -273,10 +274,10 @@ def _history_row(record: RunRecord, now: datetime) -> list[Piece]:
     return [
         (one_line(record.run_id), ""),
         (one_line(runbook_name(record)), ""),
-        (words(record.status), style),
+        (status_words(record), style),
         (format_when(record.started_at, now), ""),
         (format_duration(record.duration_s) if record.duration_s is not None else "", ""),
-        (count_ok(record.targets.results, between="/"), ""),
+        ("" if record.checking else count_ok(record.targets.results, between="/"), ""),
         (one_line(record.operator.user), ""),
         (" ".join(values), ""),
     ]
@@ -361,7 +362,7 @@ def _last_lines(last: RunRecord, *, width: int) -> list[Text]:
         f"{count_ok(last.targets.results, between=' of ')} targets" if last.targets.results else "",
         f"by {one_line(last.operator.user)}",
     )
-    text = f"{words(last.status)} {format_stamp(last.started_at)} ({', '.join(filter(None, details))})"
+    text = f"{status_words(last)} {format_stamp(last.started_at)} ({', '.join(filter(None, details))})"
     return [
         *labelled("last run", wrap(text, width - _LABEL - 2), label_width=_LABEL),
         *labelled("look", [f"opsbook show {one_line(last.run_id)}"], label_width=_LABEL),

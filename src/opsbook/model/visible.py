@@ -18,6 +18,8 @@ _ACTING = re.compile(
     "\ud800-\udfff"  # no encoding carries half a character
     "]"
 )
+LONGEST = 2000
+"""Characters of a line that are ever looked at where only the last lines count."""
 _CI_COMMAND = re.compile(r"##(?=\[|vso\[|teamcity\[)")
 
 
@@ -37,6 +39,18 @@ def one_line(text: str) -> str:
     'two words'
     """
     return " ".join(visible(text).split())
+
+
+def last_lines(text: str, *, most: int) -> list[str]:
+    r"""Return the last lines of `text` that say something, visible and each in one line.
+
+    A progress bar rewrites its line with carriage returns: each of them is a line of its own here. Long lines are cut.
+
+    >>> last_lines("one\n\n 10%\r 20%\r\n", most=2)
+    ['10%', '20%']
+    """
+    lines = [line for line in text[-most * LONGEST :].splitlines() if line.strip()]
+    return [one_line(line[:LONGEST]) for line in lines[-most:]]
 
 
 def ci_safe(line: str) -> str:
