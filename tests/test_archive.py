@@ -800,6 +800,7 @@ def test_the_copy_says_what_the_run_came_to_and_holds_no_secret(tmp_path: Path) 
         "reason": "no",
         "exit_code": 1,
         "runbook_sha256": "0" * 64,
+        "checking": False,
     }
     assert copy["metadata"]["papermill"]["exception"] is True
     assert copy["cells"][0]["source"] == f"print('{MASK} größer')"

@@ -254,11 +254,12 @@ def test_inventories_nobody_can_read_are_refused(desk, text, word):
     check_refused(desk, desk.opsbook("run", "book.ipynb", "-i", "hosts.ini"), word)
 
 
-def test_an_inventory_that_is_not_there_or_no_file_is_refused(desk):
+def test_an_inventory_that_is_not_there_or_has_nothing_in_it_is_refused(desk):
     desk.notebook(LOAD, ON)
     check_refused(desk, desk.opsbook("run", "book.ipynb", "-i", "hosts.ini"), "hosts.ini")
     desk.folder.joinpath("processes").unlink()
-    check_refused(desk, desk.opsbook("run", "book.ipynb", "-i", "."), "directory")
+    desk.folder.joinpath("empty").mkdir()
+    check_refused(desk, desk.opsbook("run", "book.ipynb", "-i", "empty"), "empty: the inventory names no host")
 
 
 @pytest.mark.parametrize("pattern", ["wbe", "web:!web", "", "web[", "web[7]", "~("])

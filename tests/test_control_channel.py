@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -256,3 +257,27 @@ def test_a_full_disk_at_the_start_runs_nothing(desk, small_disk):
     assert ran.err.startswith("error: ")
     assert len(ran.err.splitlines()) <= 3
     assert [one["status"] for one in desk.opsbook("runs", "--json").json] in ([], ["interrupted"])
+
+
+def test_a_kernel_whose_runner_does_not_answer_never_works_without_one(tmp_path):
+    (tmp_path / "hosts.ini").write_text("web1 ansible_host=127.0.0.2\n")
+    (tmp_path / "opsbook.toml").write_text('inventory = "hosts.ini"\n')
+    asks = (
+        "import opsbook\nfrom opsbook.errors import ChannelError\n"
+        "for attempt in range(3):\n    try:\n        print(opsbook.targets())\n"
+        "    except ChannelError as error:\n        print('refused')\n"
+    )
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        ran = subprocess.run(
+            [sys.executable, "-c", asks],
+            cwd=tmp_path,
+            env={**os.environ, "OPSBOOK_CHANNEL": str(theirs.fileno())},
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (ran.stdout, ran.stderr) == ("refused\n" * 3, "")

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from opsbook.fleet.api import record, secret, targets, wait_until
     from opsbook.redaction import Secret
 
+    checking: bool
+
 __version__ = "0.1.0"
-__all__ = ["FleetError", "Secret", "record", "secret", "targets", "wait_until"]
+__all__ = ["FleetError", "Secret", "checking", "record", "secret", "targets", "wait_until"]
 
 _HOMES = {"Secret": "opsbook.redaction", "FleetError": "opsbook.errors"} | dict.fromkeys(
     ("record", "secret", "targets", "wait_until"), "opsbook.fleet.api"
@@ -22,7 +24,11 @@ _HOMES = {"Secret": "opsbook.redaction", "FleetError": "opsbook.errors"} | dict.
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for."""
+    """Import what is asked for. `checking`, whether this is a dry run, is looked up anew each time."""
+    if name == "checking":
+        from opsbook.fleet.api import is_checking  # noqa: PLC0415
+
+        return is_checking()
     if name not in _HOMES:
         raise AttributeError(f"module 'opsbook' has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415

@@ -97,13 +97,14 @@ class Redactor:
         self._forms: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
 
-    def add(self, value: str) -> None:
-        """Mask `value` from now on."""
+    def add(self, *values: str) -> None:
+        """Mask these values from now on."""
         with self._lock:
-            if value in self._known:
+            new = set(values) - self._known
+            if not new:
                 return
-            self._known.add(value)
-            self._forms |= _forms(value)
+            self._known |= new
+            self._forms = self._forms.union(*map(_forms, new))
             longest_first = sorted(self._forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 

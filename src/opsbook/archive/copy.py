@@ -99,6 +99,7 @@ class CopyWriter:
             "reason": record.reason,
             "exit_code": record.exit_code,
             "runbook_sha256": record.runbook.sha256,
+            "checking": record.checking,
         }
         papermill = metadata.setdefault("papermill", {})
         papermill["input_path"] = record.runbook.path

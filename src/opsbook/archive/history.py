@@ -95,7 +95,7 @@ def find_run(root: Path, text: str) -> ArchivedRun:
         return read_run(run_folder(root, text))
     if text in {LAST, LAST_FAILED}:
         for run in iter_runs(root):
-            if text == LAST or (run.record is not None and run.record.status not in _FINE):
+            if text == LAST or (run.record is not None and _has_failed(run.record)):
                 return run
         none = f"there is no run yet in {root}" if text == LAST else f"no run has failed in {root}"
         raise UsageError(none, "opsbook runs lists them; --archive looks elsewhere")
@@ -109,6 +109,11 @@ def find_run(root: Path, text: str) -> ArchivedRun:
 
 def _means(run_id: str, text: str) -> bool:
     return bool(text) and (run_id.startswith(text) or run_id.endswith(f"-{text}"))
+
+
+def _has_failed(record: RunRecord) -> bool:
+    """Whether a run that was meant to do something did not: a dry run was not."""
+    return record.status not in _FINE and not record.checking
 
 
 _FINE = {RunState.SUCCEEDED, RunState.RUNNING}

@@ -21,6 +21,7 @@ from opsbook.errors import ExitCode, OpsbookError
 
 COMMANDS = {
     "run": "Run a runbook.",
+    "exec": "Run one command on some targets.",
     "show": "Show a run, or what a runbook takes and does.",
     "runs": "List the runs, newest first.",
     "targets": "List the targets a pattern names.",

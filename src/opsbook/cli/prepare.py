@@ -6,15 +6,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
+from opsbook.archive.history import find_run
 from opsbook.config import Settings, load_settings
 from opsbook.errors import InventoryError, UsageError
 from opsbook.execution.runner import RunRequest
 from opsbook.inventory.load import load, read_values
 from opsbook.inventory.pattern import select
 from opsbook.model.message import RunOptions
+from opsbook.model.outcome import name_ranges
+from opsbook.model.run import RunState
 from opsbook.model.target import Inventory, JsonValue
 from opsbook.runbook.notebook import Runbook
 from opsbook.runbook.parameters import bind
+
+NO_INVENTORY = "give one with -i, or set `inventory` in opsbook.toml"
 
 
 def given_parameters(params: Any) -> dict[str, str]:
@@ -54,7 +61,8 @@ def archive_root(archive: Path | None, settings: Settings | None = None) -> Path
 def read_inventory(settings: Settings, files: tuple[Path, ...]) -> Inventory | None:
     """Return the inventory of the flags, else of the settings; None when there is none."""
     sources = list(files) or [Path(source) for source in settings.inventory]
-    return load(sources) if sources else None
+    trusted = [Path(script) for script in settings.trusted_scripts]
+    return load(sources, trusted=trusted) if sources else None
 
 
 def request_for(
@@ -64,15 +72,14 @@ def request_for(
     texts: dict[str, str],
     terminal: bool,
     pattern: str | None = None,
+    failed_from: str | None = None,
     inventory_files: tuple[Path, ...] = (),
     archive: Path | None = None,
-    max_fail: str | None = None,
-    parallel: int | None = None,
-    host_keys: str | None = None,
     yes: bool = False,
     reason: str = "",
+    **flags: Any,
 ) -> RunRequest:
-    """Decide everything that can be decided before a run starts.
+    """Decide everything that can be decided before a run starts; `flags` are those of `_run_options`.
 
     Raises:
         UsageError: anything about it is wrong; nothing was started.
@@ -80,24 +87,20 @@ def request_for(
     settings = load_settings()
     binding = bind(runbook.parameters, texts, values, runbook=runbook.path.name)
     inventory = read_inventory(settings, inventory_files)
-    if inventory is None and (pattern is not None or runbook.asks_for_targets):
-        raise InventoryError(
-            f"{runbook.path.name} asks for targets and there is no inventory"
-            if pattern is None
-            else "-t is given and there is no inventory",
-            "give one with -i, or set `inventory` in opsbook.toml",
-        )
-    chosen_keys = host_keys or settings.ssh.host_keys or ("accept-new" if terminal else "strict")
+    why = _needs_inventory(runbook, pattern, failed_from)
+    if inventory is None and why:
+        raise InventoryError(f"{why} and there is no inventory", NO_INVENTORY)
+    root = archive_root(archive, settings)
+    parent, failed = (None, None) if failed_from is None else failed_targets(root, failed_from)
     return RunRequest(
         runbook=runbook,
         binding=binding,
         inventory=inventory,
         pattern=pattern,
-        selected=selected_names(inventory, pattern),
-        options=RunOptions.from_settings(
-            settings, parallel=parallel, max_fail=max_fail or _header_limit(runbook), host_keys=chosen_keys
-        ),
-        archive=archive_root(archive, settings),
+        selected=selected_names(inventory, pattern, failed=failed),
+        parent=parent,
+        options=_run_options(runbook, settings, terminal=terminal, **flags),
+        archive=root,
         argv=tuple(sys.argv),
         reason=reason,
         yes=yes,
@@ -105,14 +108,82 @@ def request_for(
     )
 
 
+def _run_options(
+    runbook: Runbook,
+    settings: Settings,
+    *,
+    terminal: bool,
+    parallel: int | None = None,
+    max_fail: str | None = None,
+    host_keys: str | None = None,
+    check: bool = False,
+) -> RunOptions:
+    """Return how fleet calls behave: as the flags say, else the header, else the settings."""
+    options = RunOptions.from_settings(
+        settings,
+        parallel=parallel,
+        max_fail=max_fail or _header_limit(runbook),
+        host_keys=host_key_rule(host_keys, settings, terminal=terminal),
+    )
+    return replace(options, checking=check)
+
+
+def host_key_rule(flag: str | None, settings: Settings, *, terminal: bool) -> str:
+    """Return what to do with host keys: as a flag or the settings say, else by whether a person watches."""
+    return flag or settings.ssh.host_keys or ("accept-new" if terminal else "strict")
+
+
+def _needs_inventory(runbook: Runbook, pattern: str | None, failed_from: str | None) -> str:
+    """Say why there has to be an inventory; empty when there need not be one."""
+    if failed_from is not None:
+        return "--failed-from is given"
+    if pattern is not None:
+        return "targets are named" if runbook.in_memory else "-t is given"
+    return f"{runbook.path.name} asks for targets" if runbook.asks_for_targets else ""
+
+
 def _header_limit(runbook: Runbook) -> str | None:
     """Return the limit a runbook's header names: `**Max fail.** 10%`."""
     return runbook.header.section("max fail", "max_fail") or None
 
 
-def selected_names(inventory: Inventory | None, pattern: str | None) -> tuple[str, ...]:
-    """Return the names of the targets a run is given."""
+def failed_targets(root: Path, text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the id of the run that is meant, and the targets that failed in it.
+
+    Raises:
+        UsageError: no such run, or none has failed in it, or it still runs.
+    """
+    run = find_run(root, text)
+    if run.record is None:
+        raise UsageError(f"run {run.folder.run_id} is damaged: {run.problem}", "name its targets with -t")
+    if run.record.status is RunState.RUNNING:
+        raise UsageError(f"run {run.folder.run_id} still runs", "what failed in it is known when it has ended")
+    names = tuple(name for name, result in run.record.targets.results.items() if result.state.is_failure)
+    if not names:
+        raise UsageError(f"no target failed in {run.folder.run_id}", f"opsbook show {run.folder.run_id}")
+    return run.folder.run_id, names
+
+
+def selected_names(
+    inventory: Inventory | None, pattern: str | None, *, failed: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
+    """Return the names of the targets a run is given: all, those of a pattern, of these those that `failed` before.
+
+    Raises:
+        InventoryError: one that failed is not there any more, or nothing is left.
+    """
     if inventory is None:
         return ()
     chosen = inventory.targets if pattern is None else select(inventory, pattern)
-    return tuple(target.name for target in chosen)
+    if failed is None:
+        return tuple(target.name for target in chosen)
+    there = {target.name for target in inventory.targets}
+    gone = [name for name in failed if name not in there]
+    if gone:
+        raise InventoryError(
+            f"not in the inventory any more: {name_ranges(gone)}", "name the others with -t, without --failed-from"
+        )
+    names = tuple(target.name for target in chosen if target.name in failed)
+    if not names:
+        raise InventoryError(f"{pattern!r} names none of those that failed: {name_ranges(failed)}")
+    return names

@@ -39,9 +39,10 @@ def command(what: str, *, archive: Path | None, as_json: bool) -> None:
 
 
 def _last_success(root: Path, runbook: Runbook) -> RunRecord | None:
-    """Return the newest run of a runbook of this name that succeeded."""
+    """Return the newest run of a runbook of this name that succeeded; a dry run is none."""
     for run in iter_runs(root):
         record = run.record
-        if record and record.status is RunState.SUCCEEDED and Path(record.runbook.path).name == runbook.path.name:
+        real = record is not None and record.status is RunState.SUCCEEDED and not record.checking
+        if record is not None and real and Path(record.runbook.path).name == runbook.path.name:
             return record
     return None

@@ -1,19 +1,26 @@
-"""What follows a run on this screen, and how a question is asked in the middle of it."""
+"""What follows the work on this screen, what is said before it, and how a question is asked in the middle of it."""
 
 from __future__ import annotations
 
 import os
 import select
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from opsbook.cli.screen import is_terminal
+from opsbook.model.outcome import count_states
+from opsbook.model.target import TargetState
 from opsbook.report.progress import PlainProgress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from opsbook.report.live import LiveProgress
+
+UNCHECKED_WARNING = "warning: host keys are not checked (--host-keys off): whoever is on the way can pose as a target"
+DRY_NOTICE = "dry run (--check): only read-only commands are sent; local Python runs"
 
 
 def choose_view(console: Console, *, quiet: bool) -> LiveProgress | PlainProgress | None:
@@ -25,6 +32,22 @@ def choose_view(console: Console, *, quiet: bool) -> LiveProgress | PlainProgres
 
         return LiveProgress(console)
     return PlainProgress(_write_line)
+
+
+@contextmanager
+def counting(console: Console, *, of: int) -> Iterator[Callable[[TargetState], None]]:
+    """Show on a terminal how many targets have answered how, as long as the block lasts; hand out who is told."""
+    if not is_terminal(sys.stderr):
+        yield lambda _: None
+        return
+    seen: list[TargetState] = []
+
+    def note(state: TargetState) -> None:
+        seen.append(state)
+        shown.update(f"{len(seen)} of {of} · {count_states(seen)}")
+
+    with console.status(f"0 of {of}") as shown:
+        yield note
 
 
 def _write_line(line: str) -> None:

@@ -1,8 +1,8 @@
 """The runner's end of the control channel: one thread reads, one writes.
 
 What the notebook reports goes to the recorder in the order it came. An intent is acknowledged when it is on disk, and
-refused when it cannot be or when the run is stopping. A secret is resolved here, told to the redactor, and only then
-sent.
+refused when it cannot be, when the run is stopping, and always in a dry run. A secret is resolved here, told to the
+redactor, and only then sent.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class ChannelServer:
             case m.Report(event=event):
                 self._recorder.submit(event)
             case m.IntentRequest(ticket=ticket, intent=intent):
-                if self.stopping.is_set():
+                if self._welcome.options.checking:
+                    self._outgoing.put(m.Refusal(ticket=ticket, reason="this is a dry run"))
+                elif self.stopping.is_set():
                     self._outgoing.put(m.Refusal(ticket=ticket, reason="the run is stopping"))
                 else:
                     self._recorder.commit(intent, lambda why: self._answer(ticket, why))

@@ -34,10 +34,14 @@ from opsbook.model.outcome import Ending
 from opsbook.model.parameter import Binding
 from opsbook.model.protocol import Observer, Prompter
 from opsbook.model.run import CellRecord, RunbookRef, RunRecord, RunState, RunTargets
-from opsbook.model.target import Inventory
+from opsbook.model.target import Inventory, JsonValue
 from opsbook.redaction import Redactor
 from opsbook.runbook.notebook import Runbook, make_document
+from opsbook.secrets.inline import inline_passwords
 from opsbook.secrets.resolve import resolve
+
+UNCHECKED = "host keys were not checked (--host-keys off)"
+DRY = "a dry run (--check): only read-only commands were sent; local Python ran"
 
 
 class RunRequest(Struct, frozen=True, kw_only=True):
@@ -58,6 +62,19 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """Whether gates are granted beforehand."""
     terminal: bool = False
     """Whether a person watches: a first Ctrl-C then lets running commands finish."""
+    parent: str | None = None
+    """The run whose failed targets this one is given."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether the run was given a part of the inventory only."""
+        return self.pattern is not None or self.parent is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of the record should know from the start."""
+        notes = ((self.options.host_keys == "off", UNCHECKED), (self.options.checking, DRY))
+        return tuple(note for holds, note in notes if holds)
 
 
 class FinishedRun(Struct, frozen=True, kw_only=True):
@@ -66,17 +83,24 @@ class FinishedRun(Struct, frozen=True, kw_only=True):
     record: RunRecord
     folder: RunFolder
 
+    @property
+    def copy(self) -> Path | None:
+        """The executed copy; None when it could not be written."""
+        return self.folder.copy if self.folder.copy.is_file() else None
+
 
 def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompter | None) -> FinishedRun:
     """Run a runbook to its end. A runbook that fails is a result; what is raised means that nothing ran.
 
     Raises:
         RefusedError: a cell has to be confirmed, and there is nobody to ask.
+        SecretError: a secret or a password is not where its reference says.
         RunbookError: there is no such kernel, or the document is not valid.
         ArchiveError: the run could not be recorded.
     """
     _check_gates(request, prompter)
     _check_secrets(request.binding)
+    _check_passwords(request)
     kernel_command(request.runbook.kernel)
     stopper = Stopper(patient=request.terminal)
     with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
@@ -88,11 +112,15 @@ def _claim_and_run(
 ) -> FinishedRun:
     started_at = datetime.now(UTC)
     folder = run_folder(request.archive, new_run_id(request.runbook.name, started_at))
-    claimed: RunRecord = Redactor().clean(_claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
+    redactor, given = Redactor(), frozenset(request.selected)
+    known = request.inventory.targets if request.inventory is not None else ()
+    redactor.add(*inline_passwords(target for target in known if target.name in given))
+    claimed: RunRecord = redactor.clean(_claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
     claim = Claim(folder)
     try:
         write_whole(folder.record, msgspec.json.encode(claimed))
-        return _Run(request, folder, claimed, stopper, observers, None if request.yes else prompter).go()
+        asked = None if request.yes else prompter
+        return _Run(request, folder, claimed, stopper, observers, asked, redactor).go()
     finally:
         claim.release()
 
@@ -100,7 +128,7 @@ def _claim_and_run(
 def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
     """Refuse before anything starts when a gate could not be answered (SEMANTICS 25)."""
     gates = [cell.label for cell in request.runbook.code_cells if "confirm" in cell.tags]
-    if gates and prompter is None and not request.yes:
+    if gates and prompter is None and not (request.yes or request.options.checking):
         raise RefusedError(
             f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
             "give --yes to confirm it beforehand",
@@ -108,16 +136,26 @@ def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
 
 
 def _check_secrets(binding: Binding) -> None:
-    """Refuse before anything starts when a secret is not there. A command is not run twice for that."""
+    """Refuse before anything starts when a secret is not there."""
     for name in binding.secrets:
-        reference = binding.values.get(name)
-        if isinstance(reference, str) and not reference.startswith("cmd:"):
-            try:
-                resolve(reference)
-            except SecretError as error:
-                raise SecretError(
-                    f"parameter {name!r}: {error}", error.hint or f"give another with -p {name}=…"
-                ) from None
+        _check_reference(binding.values.get(name), f"parameter {name!r}", hint=f"give another with -p {name}=…")
+
+
+def _check_passwords(request: RunRequest) -> None:
+    """Refuse before anything starts when a password of the settings is not there, where there are targets at all."""
+    if request.inventory is not None:
+        for name in ("password", "sudo_password"):
+            reference = getattr(request.options, name)
+            _check_reference(reference, f"{name} under [ssh]", hint="correct the reference, or set what it names")
+
+
+def _check_reference(reference: JsonValue, what: str, *, hint: str) -> None:
+    """Refuse a reference that cannot be resolved. A command is not run twice for that."""
+    if isinstance(reference, str) and not reference.startswith("cmd:"):
+        try:
+            resolve(reference)
+        except SecretError as error:
+            raise SecretError(f"{what}: {error}", error.hint or hint) from None
 
 
 def _claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> RunRecord:
@@ -130,7 +168,10 @@ def _claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> R
         run_id=run_id,
         status=RunState.RUNNING,
         runbook=RunbookRef(
-            path=str(runbook.path), title=runbook.title, sha256=runbook.sha256, git=git_state(runbook.path)
+            path=str(runbook.path),
+            title=runbook.title,
+            sha256=runbook.sha256,
+            git=None if runbook.in_memory else git_state(runbook.path),
         ),
         parameters=request.binding.values,
         secrets=request.binding.secrets,
@@ -139,6 +180,9 @@ def _claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> R
         started_at=started_at,
         operator=operator_here(terminal=request.terminal),
         operator_reason=request.reason,
+        notes=request.notes,
+        checking=request.options.checking,
+        parent=request.parent,
         versions=versions(),
         argv=request.argv,
     )
@@ -155,12 +199,13 @@ class _Run:
         stopper: Stopper,
         observers: Iterable[Observer],
         prompter: Prompter | None,
+        redactor: Redactor,
     ) -> None:
         self._request = request
         self._folder = folder
         self._claimed = claimed
         self._prompter = prompter
-        self._redactor = Redactor()
+        self._redactor = redactor
         self._recorder = Recorder(folder, self._redactor, RecordFold(claimed), observers)
         self._stopper = stopper
         stopper.tell(lambda name: self._recorder.submit(StopRequested(signal=name)))
@@ -220,6 +265,7 @@ class _Run:
             stopper=self._stopper,
             prompter=self._prompter,
             injects=bool(self._request.binding.given),
+            checking=self._request.options.checking,
         )
         self._state = state
         lost = ""
@@ -247,7 +293,7 @@ class _Run:
             run_id=self._claimed.run_id,
             inventory=request.inventory,
             selected=request.selected,
-            limited=request.pattern is not None,
+            limited=request.limited,
             parameters=request.binding.values,
             secrets=request.binding.secrets,
             options=request.options,
@@ -280,6 +326,7 @@ class _Run:
     def _judged(self, ending: Ending) -> RunRecord:
         """Return the record of the run, ended like this, redacted."""
         fold = self._recorder.fold
-        notes = tuple(self._state.notes) if self._state else ()
-        record: RunRecord = self._redactor.clean(fold.record(fold.judge(ending), datetime.now(UTC)))
-        return replace(record, notes=notes)
+        notes = (*self._claimed.notes, *(self._state.notes if self._state else ()), *self._recorder.notes)
+        record = replace(fold.record(fold.judge(ending), datetime.now(UTC)), notes=notes)
+        cleaned: RunRecord = self._redactor.clean(record)
+        return cleaned

@@ -12,7 +12,7 @@ import msgspec
 
 from opsbook.errors import FleetError, UsageError
 from opsbook.fleet.fleet import Fleet
-from opsbook.fleet.session import current
+from opsbook.fleet.session import current, has_session
 from opsbook.model.amount import parse_duration
 from opsbook.model.event import MetricRecorded
 from opsbook.model.target import JsonValue, unstorable
@@ -56,16 +56,21 @@ def secret(reference: str) -> Secret:
 
 
 def wait_until(holds: Callable[[], object], *, every: float | str = "5s", timeout: float | str = "2m") -> object:
-    """Call a function until it returns something true, and return that.
+    """Call a function until it returns something true, and return that; in a dry run it is called once.
 
     Raises:
         FleetError: it did not in time.
     """
     seconds = parse_duration(timeout)
     deadline = time.monotonic() + seconds
-    while not (value := holds()):
+    while not (value := holds()) and not is_checking():
         if time.monotonic() + parse_duration(every) > deadline:
             name = getattr(holds, "__name__", "the condition")
             raise FleetError(f"{name} did not hold within {seconds:g} s")
         time.sleep(parse_duration(every))
     return value
+
+
+def is_checking() -> bool:
+    """Whether this is a dry run (`opsbook.checking`). Asking makes no session where no runner is."""
+    return has_session() and current().options.checking

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import queue
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -22,8 +22,10 @@ from opsbook.model.event import Event, Intent
 
 ANSWER_S = 30.0
 """Seconds an answer may take: a disk that syncs slower than this is broken."""
-_WAITING = 10_000
-"""Reports that may wait to be sent; beyond that whoever reports waits too, and so does what it reads from."""
+_WAITING = 8 * 1024 * 1024
+"""Bytes that may wait to be sent; beyond that whoever reports waits too, and so does what it reads from."""
+_PORTION = 1024 * 1024
+"""Bytes that are sent at once."""
 
 _Answer = m.Welcome | m.Ack | m.Refusal | m.SecretValue
 
@@ -36,6 +38,56 @@ class _Pending:
         self.answer: _Answer | None = None
 
 
+class _Outbox:
+    """Lines that wait to be sent, in order: bounded by their size, not their number, because some are megabytes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+        self._closed = False
+
+    def put(self, line: bytes) -> bool:
+        """Add a line; False when there was no room for it in time, or nobody takes any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._has_room(line), timeout=ANSWER_S)
+            if self._closed or not self._has_room(line):
+                return False
+            self._lines.append(line)
+            self._size += len(line)
+            self._changed.notify_all()
+            return True
+
+    def put_first(self, line: bytes) -> None:
+        """Add a line that waits for nothing and comes before all that wait."""
+        with self._changed:
+            self._lines.appendleft(line)
+            self._size += len(line)
+            self._changed.notify_all()
+
+    def _has_room(self, line: bytes) -> bool:
+        return not self._lines or self._size + len(line) <= _WAITING
+
+    def close(self) -> None:
+        """Take nothing more, and let nobody wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self) -> bytes:
+        """Return the next lines, when there are any."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines)
+            taken = [self._lines.popleft()]
+            size = len(taken[0])
+            while self._lines and size < _PORTION:
+                taken.append(self._lines.popleft())
+                size += len(taken[-1])
+            self._size -= size
+            self._changed.notify_all()
+        return b"\n".join(taken) + b"\n"
+
+
 class ChannelClient:
     """Implements the `Channel` role (model.protocol) over a socket."""
 
@@ -46,7 +98,7 @@ class ChannelClient:
         self._pending: dict[int, _Pending] = {}
         self._lost = ""
         self._listener: Callable[[bool], bool] | None = None
-        self._outgoing: queue.Queue[bytes] = queue.Queue(_WAITING)
+        self._outgoing = _Outbox()
         for work, name in ((self._write, "opsbook-channel-out"), (self._read, "opsbook-channel-in")):
             threading.Thread(target=work, name=name, daemon=True).start()
         answer = self._ask(lambda ticket: m.Hello(ticket=ticket, version=opsbook.__version__))
@@ -106,20 +158,14 @@ class ChannelClient:
         return pending.answer
 
     def _send(self, message: m.FromKernel) -> None:
-        if self._lost:
-            raise ChannelError(self._lost)
-        try:
-            self._outgoing.put(msgspec.json.encode(message), timeout=ANSWER_S)
-        except queue.Full:
-            raise ChannelError(f"the runner took nothing for {ANSWER_S:g} s") from None
+        if self._lost or not self._outgoing.put(msgspec.json.encode(message)):
+            raise ChannelError(self._lost or f"the runner took nothing for {ANSWER_S:g} s")
 
     def _write(self) -> None:
         while True:
-            lines = [self._outgoing.get()]
-            while len(lines) < _WAITING and not self._outgoing.empty():
-                lines.append(self._outgoing.get())
+            lines = self._outgoing.take()
             try:
-                self._sock.sendall(b"\n".join(lines) + b"\n")
+                self._sock.sendall(lines)
             except OSError as error:
                 self._lose(f"the runner is gone: {error}")
                 return
@@ -137,7 +183,7 @@ class ChannelClient:
     def _take(self, message: m.ToKernel) -> None:
         if isinstance(message, m.Cancel):
             in_flight = self._listener(message.hard) if self._listener else False
-            self._send(m.Cancelling(in_flight=in_flight))
+            self._outgoing.put_first(msgspec.json.encode(m.Cancelling(in_flight=in_flight)))
             return
         with self._lock:
             pending = self._pending.get(message.ticket)
@@ -150,6 +196,7 @@ class ChannelClient:
         with self._lock:
             self._lost = self._lost or why
             waiting = list(self._pending.values())
+        self._outgoing.close()
         for pending in waiting:
             pending.done.set()
         if self._listener:

@@ -67,10 +67,14 @@ class _Extension:
         self._declared: dict[str, ParameterSpec] = {}
         session.variables = self._variables
         session.show = display
+        if session.channel is None and getattr(shell, "kernel", None) is not None:
+            session.live.attach(display)  # a terminal could not take back what it has shown
+            session.show = session.live.show
 
     def on(self, line: str, cell: str) -> None:
         """Run the cell's script on targets (`%%on`)."""
-        on(line, cell, self._shell.user_ns)
+        with self._session.live.one_output():
+            on(line, cell, self._shell.user_ns)
 
     on._ipython_magic_no_var_expand = True  # type: ignore[attr-defined]  # noqa: SLF001  we fill the line in ourselves
 

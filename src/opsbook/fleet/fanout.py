@@ -16,12 +16,14 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from opsbook.errors import ChannelError, ConnectError, RefusedError
+from opsbook.fleet import dry_run
 from opsbook.fleet.limit import Limit
 from opsbook.fleet.operation import Operation
 from opsbook.fleet.result import TargetResult
 from opsbook.fleet.session import Session
 from opsbook.fleet.worker import CallClosedError, Worker
 from opsbook.model.event import CallEnded, CallStarted, TargetEnded
+from opsbook.model.outcome import count_states
 from opsbook.model.target import Target, TargetState
 from opsbook.ssh.result import CommandResult
 
@@ -57,6 +59,7 @@ class Fanout:
         self.options = options
         self.number = session.next_call()
         self.cell_id = session.cell_id
+        self._begun = time.monotonic()
         self.cancelled = threading.Event()
         """Set when what runs has to end."""
         self._targets = tuple(targets)
@@ -115,6 +118,9 @@ class Fanout:
 
     def _line_up(self) -> None:
         """Decide who is reached at all: nobody once a limit is passed, and none of the quarantined (SEMANTICS 1, 3)."""
+        if self.session.options.checking and not dry_run.is_sent(self.operation):
+            self._leave_out()
+            return
         changing = not self.operation.read_only and not self.options.include_failed
         out = self.session.quarantined if changing else set()
         with self._changed:
@@ -124,6 +130,20 @@ class Fanout:
             )
             if self.limit_passed:
                 self._close("the limit was reached")
+
+    def _leave_out(self) -> None:
+        """Send nothing, and show what would have been sent where."""
+        names = tuple(target.name for target in self._targets)
+        self.skip(self._targets, dry_run.REASON)
+        if names:
+            would = dry_run.WouldDo(
+                kind=self.operation.kind,
+                text=self.operation.text,
+                targets=names,
+                wave=self.options.wave,
+                waves=self.options.waves,
+            )
+            self.session.show(would)
 
     def _results_in_order(self, names: tuple[str, ...]) -> dict[str, TargetResult]:
         """Return the results as the fleet names them, and behind them those of waves that will not come."""
@@ -160,13 +180,32 @@ class Fanout:
     def _work(self) -> None:
         try:
             self._start_workers(min(self.options.parallel, len(self._waiting)))
-            with self._changed:
-                self._changed.wait_for(lambda: not self._open or self._fatal is not None)
+            self._await_end()
         except KeyboardInterrupt:
             self.cancel(hard=True)
             with self._changed:
                 self._changed.wait_for(lambda: not self._open, timeout=DRAIN_S)
+            self.session.live.refresh(self._standing(), seconds=time.monotonic() - self._begun)
             raise
+
+    def _await_end(self) -> None:
+        """Wait until all is over, and show meanwhile where the targets are, in a notebook without a runner."""
+        live = self.session.live
+        live.begin()
+        while not self._is_over(live.every_s):
+            live.refresh(self._standing(), seconds=time.monotonic() - self._begun)
+
+    def _is_over(self, seconds: float | None) -> bool:
+        """Wait, `seconds` at most, and say whether there is nothing more to wait for."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open or self._fatal is not None, timeout=seconds)
+
+    def _standing(self) -> str:
+        """Say how many targets are where."""
+        with self._changed:
+            running = sum(name not in self._results for name in self._working)
+            states = [result.state for result in self._results.values()]
+            return count_states(states, running=running, waiting=len(self._waiting))
 
     def _start_workers(self, count: int) -> None:
         """Start the worker threads; as many as the system gives will do, unless that is none."""
@@ -190,7 +229,7 @@ class Fanout:
             begun = time.monotonic()
             try:
                 result = self._perform(worker)
-                self._settle(target, result, time.monotonic() - begun)
+                self._settle(target, result, time.monotonic() - begun, worker)
             except Exception as error:  # noqa: BLE001  a worker that dies in silence would leave the main thread waiting
                 self._give_up(error)
             finally:
@@ -213,7 +252,7 @@ class Fanout:
         except Exception as error:  # noqa: BLE001  the border of one target: its error is its result, the others go on
             return CommandResult(state=TargetState.FAILED, reason=f"internal error: {type(error).__name__}: {error}")
 
-    def _settle(self, target: Target, result: CommandResult, seconds: float) -> None:
+    def _settle(self, target: Target, result: CommandResult, seconds: float, worker: Worker | None = None) -> None:
         """Report a result, then count it, then let others see it. A target's first result is the one that holds."""
         with self._changed:
             if target.name in self._results:
@@ -224,6 +263,8 @@ class Fanout:
         except ChannelError as error:
             self._give_up(error)
             return
+        if worker is not None:
+            worker.close()
         with self._changed:
             self._open.discard(target.name)
             if result.state.is_failure:

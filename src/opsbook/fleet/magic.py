@@ -10,7 +10,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from opsbook.errors import UsageError
 from opsbook.fleet.api import targets
@@ -37,6 +37,8 @@ def _parser() -> _Parser:
     parser.add_argument("--max-fail")
     parser.add_argument("--parallel", type=int)
     parser.add_argument("--timeout")
+    parser.add_argument("--idle-timeout")
+    parser.add_argument("--durable", action="store_true")
     parser.add_argument("--sudo", action=argparse.BooleanOptionalAction)
     parser.add_argument("--as-user")
     parser.add_argument("--shell")
@@ -57,16 +59,30 @@ def on(line: str, cell: str, namespace: Mapping[str, object]) -> None:
         UsageError: the line cannot be understood.
         FleetError: more targets failed than the limit allows.
     """
-    try:
-        words = [_filled(word, namespace) for word in shlex.split(line)]
-    except ValueError as error:
-        raise UsageError(f"%%on: {error} in {line!r}") from error
-    flags = vars(_parser().parse_args(words))
+    flags = read_line(line, namespace)
     pattern, waves = flags.pop("pattern"), flags.pop("waves")
     flags["env"] = {name: _named(name, source, namespace) for name, source in map(_pair, flags["env"])}
     fleet = targets(pattern)
     result = _in_waves(fleet, cell, waves, flags) if waves else fleet.run(cell, **flags)
     current().show(result)
+
+
+def read_line(line: str, namespace: Mapping[str, object]) -> dict[str, Any]:
+    """Return the flags of a line by name, `pattern` among them, with its variables filled in.
+
+    Raises:
+        UsageError: the line cannot be understood, or names a variable that is not there.
+    """
+    try:
+        words = [_filled(word, namespace) for word in shlex.split(line)]
+    except ValueError as error:
+        raise UsageError(f"%%on: {error} in {line!r}") from error
+    return vars(_parser().parse_args(words))
+
+
+def variables_in(line: str) -> tuple[str, ...]:
+    """List the names of the variables a line asks for."""
+    return tuple(dict.fromkeys(_FIELD.findall(line)))
 
 
 def _in_waves(fleet: Fleet, cell: str, waves: str, flags: dict[str, object]) -> FleetResult:

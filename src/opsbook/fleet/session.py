@@ -13,19 +13,25 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 from opsbook.config import load_settings
 from opsbook.errors import InventoryError
 from opsbook.fleet.channel import ChannelClient
+from opsbook.fleet.live import LiveOutput
 from opsbook.fleet.operation import shell_value
 from opsbook.fleet.pool import Pool
 from opsbook.inventory.pattern import select
-from opsbook.model.event import Event, Intent
+from opsbook.model.event import Event, Intent, TargetOutput
 from opsbook.model.message import CHANNEL_VARIABLE, RunOptions
 from opsbook.model.protocol import Channel
 from opsbook.model.target import Inventory, Target
 from opsbook.secrets.resolve import resolve
+
+if TYPE_CHECKING:
+    from opsbook.ssh.connection import Connection
+    from opsbook.ssh.script import LoginShell
 
 
 class InFlight(Protocol):
@@ -56,7 +62,7 @@ class Session:
         self._selected = None if selected is None else frozenset(selected)
         self.options = options
         self.channel = channel
-        self.pool = Pool(options)
+        self.pool = Pool(options, self.password)
         self.variables = variables
         """Gives the script variables: the parameters, as they are now where the extension is loaded."""
         self.parameters = parameters
@@ -64,11 +70,15 @@ class Session:
         self.cell_id: str | None = None
         self.show: Callable[[object], None] = _nowhere
         """Displays a value in the notebook."""
+        self.live = LiveOutput()
+        """Shows a call while it runs, where no runner does."""
         self.quarantined: set[str] = set()
         self.stopping = False
         self._numbers = itertools.count(1)
         self._lock = threading.Condition()
         self._in_flight: set[InFlight] = set()
+        self.login_shells: WeakKeyDictionary[Connection, LoginShell] = WeakKeyDictionary()
+        """What the first command on each connection has told of the shell it found."""
         self._secrets = threading.Lock()
         self._passwords: dict[str, str] = {}
         if channel is not None:
@@ -91,9 +101,11 @@ class Session:
         return next(self._numbers)
 
     def report(self, event: Event) -> None:
-        """Hand an event to the runner, if there is one."""
+        """Hand an event to the runner, if there is one; else show what a target says."""
         if self.channel is not None:
             self.channel.report(event)
+        elif isinstance(event, TargetOutput):
+            self.live.said(event.target, event.text)
 
     def intend(self, intent: Intent) -> None:
         """Return when a changing command may leave."""
@@ -152,10 +164,18 @@ def current() -> Session:
     Raises:
         OpsbookError: the runner does not answer, or the settings or the inventory cannot be read.
     """
-    descriptor = os.environ.pop(CHANNEL_VARIABLE, None)
-    if descriptor is not None:
-        return _from_runner(ChannelClient.on_descriptor(int(descriptor)))
-    return _from_settings()
+    descriptor = os.environ.get(CHANNEL_VARIABLE)
+    if descriptor is None:
+        return _from_settings()
+    session = _from_runner(ChannelClient.on_descriptor(int(descriptor)))
+    # not before: after a handshake that failed the next call has to fail too, not to work without a runner
+    del os.environ[CHANNEL_VARIABLE]
+    return session
+
+
+def has_session() -> bool:
+    """Whether this process has a session already, or a runner that waits for it to make one."""
+    return CHANNEL_VARIABLE in os.environ or current.cache_info().currsize > 0
 
 
 def _from_runner(channel: ChannelClient) -> Session:
@@ -176,5 +196,6 @@ def _from_settings() -> Session:
 
     settings = load_settings()
     sources = [Path(source) for source in settings.inventory]
-    inventory = load(sources) if sources else None
+    trusted = [Path(script) for script in settings.trusted_scripts]
+    inventory = load(sources, trusted=trusted) if sources else None
     return Session(inventory=inventory, selected=None, options=RunOptions.from_settings(settings), channel=None)

@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
@@ -89,15 +90,30 @@ class Cell(Struct, frozen=True, kw_only=True):
         return self.kind == "code" and bool(self.source.strip())
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether no run executes it, whatever happens."""
+        return self.frozen or bool({"skip", "skip-execution"} & set(self.tags))
+
+    @property
     def fans_out(self) -> bool:
         """Whether its text is an `%%on` cell."""
         return self.source.split(maxsplit=1)[:1] == ["%%on"]
 
     @property
+    def line(self) -> str:
+        """What stands behind `%%on`; empty in any other cell."""
+        return self.source.lstrip().splitlines()[0].removeprefix("%%on").strip() if self.fans_out else ""
+
+    @property
+    def asks_for_targets(self) -> bool:
+        """Whether its text, as far as text can tell, asks for targets in Python."""
+        return self.is_code and not self.fans_out and _calls_targets(self.source)
+
+    @property
     def changes(self) -> bool:
         """Whether its text shows that it may change its targets."""
         if self.fans_out:
-            return "--read-only" not in self.source.lstrip().splitlines()[0].split()
+            return "--read-only" not in self.line.split()
         return self.kind == "code" and ".reboot(" in self.source
 
 
@@ -112,6 +128,8 @@ class Runbook(Struct, frozen=True, kw_only=True):
     parameters: tuple[ParameterSpec, ...]
     kernel: str
     """The kernelspec's name; empty when the notebook names none."""
+    in_memory: bool = False
+    """Whether it was made here and lies nowhere: its path is a name alone."""
 
     @property
     def name(self) -> str:
@@ -136,7 +154,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
     @property
     def asks_for_targets(self) -> bool:
         """Whether its text, as far as text can tell, will ask for targets."""
-        return any(cell.fans_out or _calls_targets(cell.source) for cell in self.code_cells)
+        return any(cell.fans_out or cell.asks_for_targets for cell in self.code_cells)
 
 
 def read_runbook(path: Path) -> Runbook:
@@ -146,7 +164,33 @@ def read_runbook(path: Path) -> Runbook:
         RunbookError: there is no such file, or it is not a notebook opsbook can run.
         ParameterError: its parameters cell cannot be read.
     """
-    raw = _read_bytes(path)
+    return _understood(path, _read_bytes(path))
+
+
+def compose_runbook(name: str, steps: Sequence[tuple[str, str]]) -> Runbook:
+    """Make a runbook of this name in memory, from `(label, code)` pairs, a cell each.
+
+    Raises:
+        RunbookError: the code cannot be kept in a notebook.
+    """
+    cells: list[dict[str, object]] = [_cell("title", "markdown", f"# {name}")]
+    for number, (label, source) in enumerate(steps, start=1):
+        cells.append(_cell(f"label-{number}", "markdown", f"## {label}"))
+        cells.append({**_cell(f"cell-{number}", "code", source), "outputs": [], "execution_count": None})
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    document = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": spec}, "cells": cells}
+    try:
+        raw = msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        raise RunbookError(f"{name}: the text is not valid Unicode") from None
+    return msgspec.structs.replace(_understood(Path(name), raw), in_memory=True)
+
+
+def _cell(cell_id: str, kind: str, source: str) -> dict[str, object]:
+    return {"id": cell_id, "cell_type": kind, "metadata": {}, "source": source}
+
+
+def _understood(path: Path, raw: bytes) -> Runbook:
     document = _decode(raw, path)
     cells = tuple(_label(_cells(document)))
     tagged = [cell for cell in cells if PARAMETERS_TAG in cell.tags]

@@ -1,0 +1,30 @@
+"""What a run would do, shown without doing it: what `run --list-targets` prints."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from opsbook.cli.screen import result_console
+from opsbook.errors import ExitCode
+from opsbook.execution.runner import RunRequest
+from opsbook.fleet.plan import plan_targets
+from opsbook.report.plan import print_plan
+
+
+def show_plan(request: RunRequest, *, as_json: bool) -> int:
+    """Print which targets a run would reach; return 0, or 2 where a cell would fail for what its line says."""
+    plan = plan_targets(
+        request.runbook,
+        request.binding,
+        inventory=request.inventory,
+        pattern=request.pattern,
+        selected=request.selected,
+        options=request.options,
+    )
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.encode(plan) + b"\n")
+    else:
+        print_plan(plan, result_console())
+    return ExitCode.USAGE if any(cell.problem for cell in plan.cells) else ExitCode.SUCCEEDED
