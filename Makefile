@@ -4,7 +4,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-JOBS ?= 2
+PEERS := .venv-bench
+JOBS ?= 4
 
 .PHONY: demo test lint bench soak lock clean
 
@@ -19,9 +20,9 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
-bench: $(READY) sshd  ## speed, as ratios against peers in the same run
+bench: $(READY) $(PEERS)/.ready sshd  ## speed, as ratios against peers in the same run; FLAGS=--quick for less
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/fanout.py
+	$(BIN)/python benchmarks/fanout.py $(FLAGS)
 
 soak: $(READY) sshd  ## the long tests
 	$(BIN)/pytest -m soak -n $(JOBS) --timeout 3600
@@ -33,16 +34,24 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(PEERS)/.ready: benchmarks/requirements.txt  # the peers, for `make bench` alone; one that is missing says so in its cell
+	$(PYTHON) -m venv --clear $(PEERS)
+	@echo '*' >$(PEERS)/.gitignore
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && touch $@ \
+	  || echo "note: the peers could not be installed" >&2
+
 .PHONY: sshd
-sshd:  # the tests run against a real sshd; Debian's is installed when it may be
-	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || { \
-	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
-	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server procps >/dev/null; } || { \
-	  echo "error: the tests need sshd; install the package openssh-server" >&2; exit 2; }
+sshd:  # the tests run against a real sshd and a real sudo; Debian's are installed when they may be
+	@PATH="$$PATH:/usr/sbin" && { command -v sshd && command -v sudo && command -v pkill; } >/dev/null || { \
+	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server sudo procps >/dev/null; } || { \
+	  echo "error: the tests need sshd and sudo; install the packages openssh-server, sudo and procps" >&2; exit 2; }
 
 lock:  ## pin every dependency, with hashes and without addresses
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \
 	  --no-header --quiet --output-file requirements.lock
+	uv pip compile benchmarks/requirements.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --quiet --output-file benchmarks/requirements.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

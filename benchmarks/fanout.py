@@ -1,121 +1,101 @@
-"""What a fan-out costs beside stock paramiko, against a real sshd on loopback, in turn: medians, ratios.
+"""Fan-out over SSH beside its peers: one run, interleaved rounds, medians, ratios, and the limit of the machine.
 
-python benchmarks/fanout.py [ROUNDS]
+    python benchmarks/fanout.py [--quick] [--rounds N] [--only TASK] [--peers PYTHON]
+
+It needs Linux, where all of 127.0.0.0/8 is loopback; `make bench` installs the peers. A library is measured after its
+imports, a command with its start; closing connections is in nobody's time. See `table` for what is printed.
 """
 
 from __future__ import annotations
 
-import getpass
+import argparse
 import os
-import shutil
-import socket
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
-import paramiko
+import cpu
+import table
+from rows import LIBRARIES, ROWS, TASKS, Cells, Task
+from sample import Request, Sample, take
 
-from opsbook.fleet.fleet import Fleet
-from opsbook.fleet.session import Session
-from opsbook.model.message import RunOptions
-from opsbook.model.target import Inventory, Target
-
-
-def serve(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start an sshd of our own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    for name in ("host", "client"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    (folder / "known_hosts").write_text(f"[127.*]:{port} {' '.join((folder / 'host.pub').read_text().split()[:2])}\n")
-    (folder / "config").write_text(
-        f"ListenAddress 0.0.0.0\nAllowUsers *@127.0.0.0/8\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {folder}/client.pub\nSetEnv HOME={folder}\n"
-        "UsePAM no\nUseDNS no\nStrictModes no\nMaxStartups 1000:30:2000\n"
-    )
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    server = subprocess.Popen(
-        [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-f", str(folder / "config")], stderr=subprocess.DEVNULL
-    )
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            break
-    return server, port
-
-
-def ours(targets: tuple[Target, ...], folder: Path) -> tuple[float, float]:
-    """Return the seconds of a cold and of a warm `true` on all targets."""
-    options = RunOptions(known_hosts=(str(folder / "known_hosts"),))
-    session = Session(inventory=Inventory(targets=targets), selected=None, options=options, channel=None)
-    times = []
-    for _ in range(2):
-        begun = time.monotonic()
-        Fleet(session, targets).run("true", read_only=True)
-        times.append(time.monotonic() - begun)
-    session.pool.close()
-    return times[0], times[1]
-
-
-def stock(targets: tuple[Target, ...], folder: Path) -> tuple[float, float]:
-    """Do the same with paramiko's own client as it comes, a thread to each target."""
-
-    def client(target: Target) -> paramiko.SSHClient:
-        made = paramiko.SSHClient()
-        made.load_host_keys(str(folder / "known_hosts"))
-        made.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-        key = paramiko.PKey.from_path(folder / "client")
-        made.connect(target.host, target.port, target.user, pkey=key, allow_agent=False, look_for_keys=False)
-        return made
-
-    def true(made: paramiko.SSHClient) -> int:
-        return made.exec_command("true")[1].channel.recv_exit_status()
-
-    with ThreadPoolExecutor(64) as pool:
-        begun = time.monotonic()
-        clients = list(pool.map(client, targets))
-        list(pool.map(true, clients))
-        cold = time.monotonic() - begun
-        begun = time.monotonic()
-        list(pool.map(true, clients))
-        warm = time.monotonic() - begun
-        list(pool.map(lambda made: made.close(), clients))
-    return cold, warm
+PAYLOAD_BYTES = 10_000_000
+BUSY = 0.1
+"""Cores at work before the start from which on the seconds are not to be trusted."""
+OWN = {"opsbook", "opsbook exec", "paramiko", "ssh"}
+"""Peers that run in the project's own environment: paramiko is then the very same one that opsbook speaks through."""
+ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Measure and print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    print(f"{'`true` on':<12}{'':<6}{'opsbook':>10}{'paramiko':>11}{'ratio':>8}   (medians of {rounds}, seconds)")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        server, port = serve(folder)
-        try:
-            for count in (1, 20, 100):
-                targets = tuple(
-                    Target(
-                        name=f"t{n}", host=f"127.0.1.{n}", port=port, user=getpass.getuser(),
-                        identity_files=(str(folder / "client"),),
+    """Measure and print."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that no sshd is left behind
+    others = cpu.busy(1)
+    print(f"{cpu.cores()} cores, {others:.2f} of them busy before the start", end="")
+    print(": NOT QUIET, trust ratios and CPU alone" if others > BUSY else "")
+    rounds = options.rounds or (2 if options.quick else 5)
+    cells: Cells = {}
+    imports: dict[str, list[float]] = {}
+    metered = ""
+    begun = time.monotonic()
+    for task, peer, sample in _samples(options, rounds):
+        cells.setdefault((task.name, task.count, peer), []).append(sample)
+        imports.setdefault(peer, []).append(sample.imported)
+        metered = sample.metered or metered
+    table.show(ROWS, cells, rounds=rounds)
+    spent = ", ".join(f"{peer} {statistics.median(imports[peer]):.2f}" for peer in LIBRARIES if peer in imports)
+    print(f"\nnot in any time: imports in seconds ({spent}), and closing connections")
+    print(f"server CPU: {metered}; client CPU: getrusage, without ssh's kept masters; {time.monotonic() - begun:.0f} s")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="two rounds, nothing that needs more than 250 targets")
+    parser.add_argument("--rounds", type=int, default=0, help="how often everything is measured (default 5)")
+    parser.add_argument("--only", default="", help="one task alone: " + ", ".join(dict.fromkeys(t.name for t in TASKS)))
+    default = ROOT / ".venv-bench" / "bin" / "python"
+    parser.add_argument("--peers", default=str(default), help="the Python that has the peers (default %(default)s)")
+    return parser.parse_args()
+
+
+def _samples(options: argparse.Namespace, rounds: int) -> Iterator[tuple[Task, str, Sample]]:
+    """Take every sample, peers in turn; each round begins with another one, so that being first is nobody's lot."""
+    tasks = [
+        task
+        for task in TASKS
+        if options.only in {"", task.name} and not (options.quick and task.count > 250)  # noqa: PLR2004
+    ]
+    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+        payload = Path(place) / "payload"
+        payload.write_bytes(os.urandom(PAYLOAD_BYTES))
+        for number in range(rounds):
+            for task in tasks:
+                if number >= task.most_rounds:
+                    continue
+                start = number % len(task.peers)
+                for peer in (*task.peers[start:], *task.peers[:start]):
+                    _tell(f"round {number + 1} of {rounds}: {task.name}, {task.count} targets, {peer}")
+                    request = Request(
+                        peer=peer,
+                        task=task.name,
+                        count=task.count,
+                        python=sys.executable if peer in OWN else options.peers,
+                        repeats=1 if options.quick else 3,
+                        payload=str(payload),
                     )
-                    for n in range(1, count + 1)
-                )  # fmt: skip
-                pairs = [(ours(targets, folder), stock(targets, folder)) for _ in range(rounds)]
-                for index, how in enumerate(("cold", "warm")):
-                    a = statistics.median(pair[0][index] for pair in pairs)
-                    b = statistics.median(pair[1][index] for pair in pairs)
-                    print(f"{count:>4} targets  {how:<5}{a:>10.3f}{b:>11.3f}{a / b:>8.2f}")
-        finally:
-            server.terminate()
-            server.wait(10)
+                    yield task, peer, take(request, Path(place))
+    _tell("")
+
+
+def _tell(text: str) -> None:
+    """Say where it is, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Sshd
-from faults import Rig, known_hosts, target_of
+from rig import Rig, known_hosts, target_of
 from support import LOAD, Desk, code
 
 from opsbook.errors import FleetError
@@ -21,7 +21,7 @@ VARIABLES = {"plain": "it's", "templated": "{{ other }}", "sealed": "$ANSIBLE_VA
 @pytest.fixture
 def rig(sshd: Sshd, tmp_path: Path) -> Iterator[Rig]:
     targets = (target_of(sshd, "web1", vars=VARIABLES), target_of(sshd, "web2", host="127.0.0.3"))
-    made = Rig(targets, tmp_path / "marks", known_hosts=(str(known_hosts(sshd, tmp_path)),), idle_timeout_s=2.0)
+    made = Rig(targets, tmp_path / "marks", known_hosts=(str(known_hosts(sshd, tmp_path)),), idle_timeout_s=1.0)
     yield made
     made.close()
 
@@ -48,7 +48,7 @@ def test_the_run_says_how_long_a_command_may_be_silent_unless_the_call_does(rig)
     assert time.monotonic() - begun < 25
     assert {rig.journal.ended(name).state.value for name in ("web1", "web2")} == {"timed_out"}
     assert "idle" in rig.journal.ended("web1").reason
-    assert Fleet(rig.session, rig.targets[:1]).run("sleep 2.5", idle_timeout="20s").ok
+    assert Fleet(rig.session, rig.targets[:1]).run("sleep 1.5", idle_timeout="20s").ok
 
 
 def test_a_cell_can_ask_for_durability_and_for_an_end_to_silence(sshd, tmp_path):

@@ -12,14 +12,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import Sshd
+from servers import connect
 
 from opsbook.errors import ConnectError
 from opsbook.model.target import Target, TargetState
 from opsbook.ssh.command import Command
-from opsbook.ssh.connection import Connection, connect
+from opsbook.ssh.connection import Connection
 from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts
 from opsbook.ssh.result import CommandResult
-from opsbook.ssh.script import Script, prepare
+from opsbook.ssh.script import Script
 
 
 def target(sshd: Sshd, **changes: object) -> Target:
@@ -36,8 +37,13 @@ def connection(sshd: Sshd):
 
 def run(connection: Connection, text: str, *, timeout_s: float = 20, stop_after: float = 0, **how: object):
     lines: list[tuple[str, str]] = []
-    prepared = prepare(Script(text=text, **how), marker="mark-1")
-    command = Command(connection, prepared, timeout_s=timeout_s, on_output=lambda *said: lines.append(said))
+    command = Command(
+        connection,
+        Script(text=text, **how),
+        marker="mark-1",
+        timeout_s=timeout_s,
+        on_output=lambda *said: lines.append(said),
+    )
     if stop_after:
         timer = threading.Timer(stop_after, command.cancel)
         timer.start()
@@ -174,7 +180,7 @@ def test_without_sudo_rights_the_state_is_become(connection):
 
 
 def test_what_goes_before_the_send_can_forbid_it(connection):
-    command = Command(connection, prepare(Script(text="touch x"), marker=""), timeout_s=5, on_output=lambda *_: None)
+    command = Command(connection, Script(text="touch x"), marker="", timeout_s=5, on_output=lambda *_: None)
 
     def forbid() -> None:
         raise RuntimeError("no")
@@ -238,12 +244,29 @@ def test_hashed_revoked_and_wildcard_entries_are_understood(sshd, tmp_path):
 
 
 def test_the_private_names_of_paramiko_that_are_used_still_stand():
+    import inspect
+    import socket
+
     import paramiko
 
     assert isinstance(paramiko.Transport._active_check_timeout, float)
     assert callable(paramiko.Channel._handle_request)
     assert callable(paramiko.Transport._send_user_message)
     assert paramiko.common.MSG_CHANNEL_REQUEST in paramiko.Transport._channel_handler_table
+    assert paramiko.common.MSG_SERVICE_ACCEPT in paramiko.common.MSG_NAMES
+    assert callable(paramiko.Transport._send_message)
+    assert callable(paramiko.Transport._parse_disconnect)
+    assert isinstance(inspect.getattr_static(paramiko.auth_handler.AuthHandler, "_handler_table"), property)
+    assert callable(paramiko.auth_handler.AuthHandler._parse_userauth_failure)
+    assert callable(paramiko.auth_handler.AuthOnlyHandler.send_auth_request)
+    assert "public_blob" in inspect.getsource(paramiko.auth_handler.AuthHandler._get_key_type_and_bits)
+    assert callable(paramiko.packet.Packetizer.start_handshake)
+    assert "packetizer_class" in inspect.signature(paramiko.Transport).parameters
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = paramiko.Transport(ours)
+        assert isinstance(transport._handler_table, dict)
+        assert isinstance(transport.clear_to_send, threading.Event)
 
 
 def test_a_script_that_waits_for_its_children_does_not_wait_for_ours(connection):

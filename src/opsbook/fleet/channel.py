@@ -113,10 +113,10 @@ class ChannelClient:
         Raises:
             ChannelError: nobody is at the other end.
         """
-        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         try:
+            fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
             sock = socket.socket(fileno=descriptor)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ChannelError(f"the runner's channel is not there: {error}") from error
         return cls(sock)
 

@@ -13,13 +13,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from os import PathLike, fspath
+
+from msgspec.structs import replace
 
 from opsbook.errors import FleetError, UsageError
+from opsbook.fleet.content import content_of, mode_bits, owner_name, remote_path
 from opsbook.fleet.fanout import CallOptions, Fanout
 from opsbook.fleet.limit import Limit
-from opsbook.fleet.operation import Operation, Reboot, RunScript, WaitUntil
+from opsbook.fleet.operation import Operation, RunScript, WaitUntil
+from opsbook.fleet.reboot import Reboot
 from opsbook.fleet.result import FleetResult
 from opsbook.fleet.session import Session
+from opsbook.fleet.table import html_targets
+from opsbook.fleet.transfer import GetFile, PutFile
 from opsbook.model.amount import parse_duration, wave_sizes
 from opsbook.model.event import WavesPlanned
 from opsbook.model.outcome import count_states, name_ranges
@@ -66,6 +73,9 @@ class Fleet:
     def __repr__(self) -> str:
         return f"{len(self)} targets: {name_ranges(self.names)}" if self._targets else "no targets"
 
+    def _repr_html_(self) -> str:
+        return html_targets(tuple(self))
+
     def only(self, names: Iterable[str]) -> Fleet:
         """Return the fleet of these targets; its calls share this one's limit."""
         kept = set(names)
@@ -85,6 +95,8 @@ class Fleet:
         max_fail: int | str | None = None,
         parallel: int | None = None,
         timeout: float | str | None = None,
+        idle_timeout: float | str | None = None,
+        durable: bool = False,
         sudo: bool | None = None,
         as_user: str | None = None,
         shell: str | None = None,
@@ -98,30 +110,45 @@ class Fleet:
 
         Parameters of the runbook are shell variables in it, `$OPSBOOK_TARGET` is the target's name, `vars=True` adds
         the target's inventory variables, and `env` exports more; a `Secret` is revealed only here and only there. Where
-        neither `sudo` nor `as_user` is given, each target's `ansible_become` says.
+        neither `sudo` nor `as_user` is given, each target's `ansible_become` says. It is ended after `timeout`, or when
+        it says nothing for `idle_timeout`. A `durable` one outlives a lost link and the end of this program.
 
         Raises:
+            UsageError: it cannot be both durable and read-only.
             FleetError: more targets failed than `max_fail` (a number, or a percentage of this fleet) allows.
         """
-        environment = {name: v.reveal() if isinstance(v, Secret) else str(v) for name, v in (env or {}).items()}
-        made = Script(
-            text=script,
-            variables=self._session.variables(),
-            environment=environment,
-            directory=directory,
-            sudo=sudo,
-            as_user=as_user,
-            shell=shell,
-        )
-        operation = RunScript(
-            script=made,
-            timeout_s=self._session.options.command_timeout_s if timeout is None else parse_duration(timeout),
-            read_only=read_only,
-            secret_names=tuple(name for name, value in (env or {}).items() if isinstance(value, Secret)),
-            vars=vars,
+        made = Script(text=script, directory=directory, sudo=sudo, as_user=as_user, shell=shell)
+        operation = self._operation(
+            made, env or {}, timeout=timeout, idle_timeout=idle_timeout, read_only=read_only, vars=vars, durable=durable
         )
         options = self._options(parallel, check=check, include_failed=include_failed, hard_stop=hard_stop)
         return self._call(operation, options, max_fail)
+
+    def _operation(
+        self,
+        script: Script,
+        env: Mapping[str, str | Secret],
+        *,
+        timeout: float | str | None,
+        idle_timeout: float | str | None,
+        read_only: bool,
+        vars: bool,  # noqa: A002  the flag's name
+        durable: bool,
+    ) -> RunScript:
+        """Return what is done with a script, with the parameters as its variables and secrets revealed."""
+        if durable and read_only:
+            raise UsageError("a read-only script cannot be durable", "it can be asked again: leave out one of the two")
+        environment = {name: v.reveal() if isinstance(v, Secret) else str(v) for name, v in env.items()}
+        options = self._session.options
+        return RunScript(
+            script=replace(script, variables=self._session.variables(), environment=environment),
+            timeout_s=options.command_timeout_s if timeout is None else parse_duration(timeout),
+            read_only=read_only,
+            secret_names=tuple(name for name, value in env.items() if isinstance(value, Secret)),
+            vars=vars,
+            durable=durable,
+            idle_s=options.idle_timeout_s if idle_timeout is None else parse_duration(idle_timeout),
+        )
 
     def reboot(
         self,
@@ -162,6 +189,67 @@ class Fleet:
         """
         made = Script(text=script, variables=self._session.variables())
         operation = WaitUntil(script=made, every_s=parse_duration(every), timeout_s=parse_duration(timeout))
+        options = self._options(parallel, check=check, include_failed=False, hard_stop=False)
+        return self._call(operation, options, max_fail)
+
+    def put(
+        self,
+        local: str | PathLike[str] | None = None,
+        remote: str | PathLike[str] | None = None,
+        *,
+        content: str | bytes | None = None,
+        mode: int | str | None = None,
+        owner: str | None = None,
+        sudo: bool | None = None,
+        as_user: str | None = None,
+        check: bool = True,
+        max_fail: int | str | None = None,
+        parallel: int | None = None,
+        timeout: float | str | None = None,
+        include_failed: bool = False,
+        hard_stop: bool = False,
+    ) -> FleetResult:
+        """Write a local file, or a `content`, to a path on every target, whole or not at all.
+
+        Without `mode` and `owner` a file that is there keeps its own, as far as the user may give it away. A link at
+        the path is replaced. Where the same content is there already, nothing is sent.
+
+        Raises:
+            UsageError: the local file cannot be read, or the path names no file.
+            FleetError: more targets failed than `max_fail` allows.
+        """
+        operation = PutFile(
+            content=content_of(local, content),
+            remote=remote_path(remote),
+            mode=mode_bits(mode),
+            owner=owner_name(owner),
+            sudo=sudo,
+            as_user=as_user,
+            timeout_s=self._session.options.command_timeout_s if timeout is None else parse_duration(timeout),
+        )
+        options = self._options(parallel, check=check, include_failed=include_failed, hard_stop=hard_stop)
+        return self._call(operation, options, max_fail)
+
+    def get(
+        self,
+        remote: str | PathLike[str],
+        folder: str | PathLike[str],
+        *,
+        check: bool = True,
+        max_fail: int | str | None = None,
+        parallel: int | None = None,
+        timeout: float | str | None = None,
+    ) -> FleetResult:
+        """Read a file of every target into `folder`/TARGET, as the user who logs in. Changes nothing there.
+
+        Raises:
+            FleetError: more targets failed than `max_fail` allows.
+        """
+        operation = GetFile(
+            remote=remote_path(remote),
+            folder=fspath(folder),
+            timeout_s=self._session.options.command_timeout_s if timeout is None else parse_duration(timeout),
+        )
         options = self._options(parallel, check=check, include_failed=False, hard_stop=False)
         return self._call(operation, options, max_fail)
 
@@ -207,11 +295,12 @@ class Fleet:
             limit.begin(self.names)
         begun = time.monotonic()
         fanout = Fanout(self._session, self, operation, limits, options)
-        result = FleetResult(self, tuple(fanout.run().values()), duration_s=time.monotonic() - begun)
-        passed = fanout.limit_passed
-        if passed is None:
-            return result
-        self._session.show(result)
+        with self._session.live.one_output():
+            result = FleetResult(self, tuple(fanout.run().values()), duration_s=time.monotonic() - begun)
+            passed = fanout.limit_passed
+            if passed is None:
+                return result
+            self._session.show(result)
         raise FleetError(
             passed.sentence,
             f"{count_states(one.state for one in result)}: {name_ranges(result.failed.names)}",

@@ -1,4 +1,4 @@
-"""What can be done on one target: run a script, reboot, wait until something holds.
+"""What can be done on one target: run a script, wait until something holds; rebooting has a module of its own.
 
 An operation knows one target at a time. It gets a `Work` that connects, keeps the intent ahead of every changing
 command, and ends it when the call is cancelled. It returns a result, or raises `ConnectError` when nothing was sent.
@@ -7,8 +7,8 @@ command, and ends it when the call is cancelled. It returns a result, or raises 
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
-import shlex
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from opsbook.errors import ConnectError
+from opsbook.inventory.values import unusable
 from opsbook.model.target import Target, TargetState
 from opsbook.runbook.parameters import is_shell_name
 from opsbook.ssh.result import CommandResult
@@ -23,13 +24,6 @@ from opsbook.ssh.script import Script
 
 if TYPE_CHECKING:
     from opsbook.ssh.connection import Connection
-
-BOOT_ID = "cat /proc/sys/kernel/random/boot_id 2>/dev/null || sysctl -n kern.boottime 2>/dev/null || who -b"
-"""Prints what changes at every boot, on Linux, on the BSDs and macOS, and elsewhere."""
-SHORT_S = 15.0
-"""Seconds a question such as the boot id may take."""
-BACK_OFF_S = (1.0, 1.0, 2.0, 2.0, 5.0)
-"""Pauses between attempts to reach a machine that is booting; the last one repeats."""
 
 
 class Job(Protocol):
@@ -61,9 +55,23 @@ class Work(Protocol):
         changing: bool,
         connect_s: float | None = None,
         boot_id: str | None = None,
-        spool: str | None = None,
+        idle_s: float | None = None,
     ) -> CommandResult:
         """Run a script; when it is changing, its intent is on disk before it leaves.
+
+        It ends after `timeout_s` seconds, or when it says nothing for `idle_s`.
+
+        Raises:
+            ConnectError: the target cannot be reached: nothing was sent.
+        """
+
+    def run_durable(
+        self, script: Script, *, timeout_s: float, idle_s: float | None = None, spool: str | None = None
+    ) -> CommandResult:
+        """Run a changing script that neither a lost link nor the end of this program ends (SEMANTICS 9).
+
+        With the `spool` of an earlier intent the script is not started: the target is asked how that one ended, or
+        will. It is `unreachable` when it never started, and from now on it cannot.
 
         Raises:
             ConnectError: the target cannot be reached: nothing was sent.
@@ -122,7 +130,7 @@ def first_line(text: str) -> str:
     return next((line for line in lines if line and not line.startswith("#")), "")
 
 
-def _digest(kind: str, script: Script, secret_names: tuple[str, ...]) -> str:
+def digest_of(kind: str, script: Script, secret_names: tuple[str, ...]) -> str:
     """Hash what is done; a secret counts by its name, and timeouts do not count."""
     environment = {name: value for name, value in script.environment.items() if name not in secret_names}
     known = msgspec.structs.replace(script, environment=environment | dict.fromkeys(secret_names, "secret"))
@@ -139,6 +147,8 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True):
     """The environment variables that hold secrets."""
     vars: bool = False
     """Whether the target's inventory variables become shell variables."""
+    durable: bool = False
+    idle_s: float | None = None
     kind: str = "run"
 
     @property
@@ -148,85 +158,34 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self, target: Target) -> str:
         """See `Operation.digest`."""
-        return _digest(self.kind, self._on(target), self.secret_names)
+        return digest_of(self.kind, self._on(target), self.secret_names)
 
     def perform(self, work: Work) -> CommandResult:
-        """See `Operation.perform`."""
-        return work.run(self._on(work.target), timeout_s=self.timeout_s, changing=not self.read_only)
+        """See `Operation.perform`. Variables that cannot be used as they stand are refused before anything is sent."""
+        refused = [f"{name} {why}" for name, why in self._unusable(work.target).items() if self._names(name)]
+        if refused:
+            return CommandResult(state=TargetState.FAILED, reason=f"variable {'; '.join(refused)}; nothing was sent")
+        script = self._on(work.target)
+        if self.durable:
+            return work.run_durable(script, timeout_s=self.timeout_s, idle_s=self.idle_s)
+        return work.run(script, timeout_s=self.timeout_s, changing=not self.read_only, idle_s=self.idle_s)
 
     def _on(self, target: Target) -> Script:
         """Return the script as this target gets it."""
+        out = self._unusable(target)
         own = {name: shell_value(value) for name, value in target.vars.items()} if self.vars else {}
         names = (name for name in own if name.isidentifier() and name.isascii() and not is_shell_name(name))
-        usable = {name: own[name] for name in names}
+        usable = {name: own[name] for name in names if name not in out}
         return on_target(msgspec.structs.replace(self.script, variables={**usable, **self.script.variables}), target)
 
+    def _unusable(self, target: Target) -> dict[str, str]:
+        """Say why, by name, of the target's variables that would be set and cannot be used as they stand."""
+        own = target.vars.items() if self.vars else ()
+        return {name: why for name, value in own if name not in self.script.variables and (why := unusable(value))}
 
-class Reboot(msgspec.Struct, frozen=True, kw_only=True):
-    """Reboot, and be done when the boot id is a different one (SEMANTICS 11)."""
-
-    script: Script
-    """How to ask for a reboot; its text is the command."""
-    timeout_s: float
-    kind: str = "reboot"
-    read_only: bool = False
-
-    @property
-    def text(self) -> str:
-        """The command."""
-        return self.script.text
-
-    def digest(self, target: Target) -> str:
-        """See `Operation.digest`."""
-        return _digest(self.kind, on_target(self.script, target), ())
-
-    def perform(self, work: Work) -> CommandResult:
-        """See `Operation.perform`."""
-        deadline = time.monotonic() + self.timeout_s
-        asked = work.run(Script(text=BOOT_ID), timeout_s=SHORT_S, changing=False)
-        before = asked.stdout.strip()
-        if asked.state is not TargetState.OK or not before:
-            return _failed(asked, "its boot id cannot be read, so a reboot could not be proven; nothing was done")
-        sent = work.run(on_target(self._detached(), work.target), timeout_s=SHORT_S, changing=True, boot_id=before)
-        if sent.state not in {TargetState.OK, TargetState.LOST}:
-            return _failed(sent, sent.reason or "the reboot was refused")
-        work.disconnect()
-        return self._await_boot(work, before, deadline)
-
-    def _detached(self) -> Script:
-        """Return a script that reboots a second later, so that this one can still say that it was understood."""
-        name = shlex.quote(self.script.text.split()[0])
-        text = (
-            'PATH="$PATH:/usr/sbin:/sbin"\n'
-            f"command -v {name} >/dev/null || {{ echo no such command: {name} >&2; exit 127; }}\n"
-            f"$(command -v setsid || true) sh -c {shlex.quote(f'sleep 1; {self.script.text}')} "
-            "</dev/null >/dev/null 2>&1 &"
-        )
-        return msgspec.structs.replace(self.script, text=text)
-
-    def _await_boot(self, work: Work, before: str, deadline: float) -> CommandResult:
-        seen = "it went down and did not come back"
-        for attempt in range(1_000_000):
-            if work.pause(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]):
-                return CommandResult(state=TargetState.CANCELLED, reason="cancelled while it was rebooting")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            try:
-                asked = work.run(
-                    Script(text=BOOT_ID), timeout_s=min(SHORT_S, left), changing=False, connect_s=min(5, left)
-                )
-            except ConnectError as error:
-                if error.state == TargetState.HOSTKEY:
-                    raise
-                work.disconnect()
-                continue  # it is down, or its sshd is not up yet
-            now = asked.stdout.strip()
-            if asked.state is TargetState.OK and now and now != before:
-                return CommandResult(state=TargetState.OK, exit_code=0, stdout=f"boot id {before} -> {now}\n")
-            seen = "it never went down" if now == before else seen
-        reason = f"no new boot id after {self.timeout_s:g} s: {seen}"
-        return CommandResult(state=TargetState.TIMED_OUT, reason=reason)
+    def _names(self, name: str) -> bool:
+        """Whether the script speaks of a variable: `$name` or `${name}`."""
+        return re.search(rf"\$(\{{[#!]?)?{re.escape(name)}(?![A-Za-z0-9_])", self.script.text) is not None
 
 
 class WaitUntil(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,7 +204,7 @@ class WaitUntil(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self, target: Target) -> str:
         """See `Operation.digest`."""
-        return _digest(self.kind, on_target(self.script, target), ())
+        return digest_of(self.kind, on_target(self.script, target), ())
 
     def perform(self, work: Work) -> CommandResult:
         """See `Operation.perform`. A target that cannot be reached yet is asked again."""
@@ -274,12 +233,6 @@ class WaitUntil(msgspec.Struct, frozen=True, kw_only=True):
                 return CommandResult(state=TargetState.CANCELLED, reason="cancelled while waiting")
 
 
-def _failed(result: CommandResult, reason: str) -> CommandResult:
-    """Return a result that is not ok, for this reason."""
-    state = TargetState.FAILED if result.state in {TargetState.OK, TargetState.FAILED} else result.state
-    return msgspec.structs.replace(result, state=state, reason=reason)
-
-
 def shell_value(value: object) -> str:
     """Say a parameter's value as a shell variable: words as they are, true and false, lists with blanks between."""
     if value is None:
@@ -296,3 +249,8 @@ def shell_value(value: object) -> str:
 def new_marker() -> str:
     """Return text nobody else prints."""
     return f"opsbook-{secrets.token_hex(12)}"
+
+
+def new_spool() -> str:
+    """Return a fresh name for what a durable command keeps on its target."""
+    return secrets.token_hex(12)

@@ -167,8 +167,9 @@ def current() -> Session:
     descriptor = os.environ.get(CHANNEL_VARIABLE)
     if descriptor is None:
         return _from_settings()
+    # the next call after a handshake that failed has to fail too, and the number may be another file's by then
+    os.environ[CHANNEL_VARIABLE] = "-1"
     session = _from_runner(ChannelClient.on_descriptor(int(descriptor)))
-    # not before: after a handshake that failed the next call has to fail too, not to work without a runner
     del os.environ[CHANNEL_VARIABLE]
     return session
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
 from opsbook.errors import ConnectError, RefusedError
-from opsbook.fleet.operation import Job, Operation, new_marker
+from opsbook.fleet.durable import forget, see_through
+from opsbook.fleet.operation import Job, Operation, new_marker, new_spool
 from opsbook.fleet.session import Session
 from opsbook.model.event import Intent, TargetOutput
 from opsbook.model.target import Target
 from opsbook.ssh.result import ChannelRefusedError, CommandResult
-from opsbook.ssh.script import Script, prepare
+from opsbook.ssh.script import COMMAND_VARIABLE, Script
+from opsbook.ssh.terms import Terms
 
 if TYPE_CHECKING:
     from opsbook.ssh.connection import Connection
@@ -65,6 +68,8 @@ class Worker:
         self.busy = False
         """Whether a command is under way here."""
         self.changed = False
+        self._spools: list[tuple[Script, str]] = []
+        """What durable commands that are over have left on the target."""
 
     @property
     def how_far(self) -> str:
@@ -81,18 +86,58 @@ class Worker:
         changing: bool,
         connect_s: float | None = None,
         boot_id: str | None = None,
-        spool: str | None = None,
+        idle_s: float | None = None,
     ) -> CommandResult:
         """See `Work.run`."""
 
         def command(connection: Connection) -> Job:
             from opsbook.ssh.command import Command  # noqa: PLC0415  paramiko comes with the first connection
 
-            named = replace(script, environment={"OPSBOOK_TARGET": self.target.name, **script.environment})
-            prepared = prepare(named, marker=new_marker())
-            return Command(connection, prepared, timeout_s=timeout_s, on_output=self._said)
+            marker = new_marker()
+            return Command(
+                connection,
+                self._named(script, marker),
+                marker=marker,
+                timeout_s=timeout_s,
+                idle_s=idle_s,
+                on_output=self._said,
+                terms=self.terms,
+                logins=self._session.login_shells,
+                watched=changing or "\n" in script.text.strip(),
+            )
 
-        return self.do(command, changing=changing, connect_s=connect_s, boot_id=boot_id, spool=spool)
+        return self.do(command, changing=changing, connect_s=connect_s, boot_id=boot_id)
+
+    def run_durable(
+        self, script: Script, *, timeout_s: float, idle_s: float | None = None, spool: str | None = None
+    ) -> CommandResult:
+        """See `Work.run_durable`."""
+        from opsbook.ssh.follow import Progress  # noqa: PLC0415  paramiko comes with the first connection
+
+        name = spool or new_spool()
+        named = self._named(script, name)
+        progress = Progress(self._said, timeout_s=timeout_s, idle_s=idle_s)
+        result = see_through(self, named, progress, spool=name, starting=spool is None)
+        if progress.read:
+            self._spools.append((named, name))
+        return result
+
+    def close(self) -> None:
+        """The result is recorded: what the target keeps of it is no longer needed."""
+        spools, self._spools = self._spools, []
+        for script, spool in spools:
+            forget(self, script, spool)
+
+    @property
+    def terms(self) -> Terms:
+        """On what terms commands go through sudo here."""
+        reference = self.target.become.password or self._session.options.sudo_password
+        return Terms(password=None if reference is None else partial(self._session.password, reference))
+
+    def _named(self, script: Script, command_id: str) -> Script:
+        """Return a script that knows its target, and whose processes can be told by their environment."""
+        names = {"OPSBOOK_TARGET": self.target.name, COMMAND_VARIABLE: command_id}
+        return replace(script, environment={**names, **script.environment})
 
     def do(
         self,
@@ -102,11 +147,15 @@ class Worker:
         connect_s: float | None = None,
         boot_id: str | None = None,
         spool: str | None = None,
+        continuing: bool = False,
     ) -> CommandResult:
         """See `Work.do`. A pooled connection that turns out to be dead before anything was sent is replaced once."""
 
         def before_send() -> None:
-            self._before_send(boot_id, spool, changing=changing)
+            if continuing:
+                self.busy = True
+            else:
+                self._before_send(boot_id, spool, changing=changing)
 
         try:
             return self._do_once(make, before_send, connect_s)

@@ -8,66 +8,70 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
-import paramiko
-from paramiko.common import cMSG_CHANNEL_REQUEST
+from msgspec.structs import replace
 
-from opsbook.errors import ConnectError
 from opsbook.model.target import TargetState
 from opsbook.ssh.capture import Capture
 from opsbook.ssh.connection import Connection
-from opsbook.ssh.result import ChannelRefusedError, CommandResult
-from opsbook.ssh.script import STOP, Prepared
+from opsbook.ssh.exchange import Exchange, Wake, opened
+from opsbook.ssh.fence import Fence
+from opsbook.ssh.question import ask
+from opsbook.ssh.result import CommandResult
+from opsbook.ssh.script import STOP, LoginShell, Script, prepare, read_login_shell
+from opsbook.ssh.sudo import Passage
+from opsbook.ssh.sweep import LOOK_S, end_all, look_for, read_left, tell
+from opsbook.ssh.terms import Terms
 
-CHANNEL_S = 15.0
-"""Seconds a target may take to open a channel."""
 STOP_S = 3.0
 """Seconds a command may take to end after it was told to: TERM, KILL a second later, and the way back."""
 LINGER_S = 1.0
 """Seconds of silence after the exit code that end the waiting for more output."""
 LINGER_MOST_S = 10.0
 """Seconds output may go on after the exit code."""
-SUDO_S = 15.0
-_READ = 64 * 1024
-
-
-class _Wake:
-    """What paramiko's buffers set when something arrives. Only the waiter clears it, so no arrival is missed."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    def clear(self) -> None:
-        """Do nothing: a buffer that was read empty must not silence the other one."""
-
-    def wait(self, seconds: float) -> None:
-        self._event.wait(max(0.0, seconds))
-        self._event.clear()
 
 
 class Command:
-    """A command that is about to run. `cancel` may be called from any thread at any time."""
+    """A command that is about to run. `cancel` may be called from any thread at any time.
+
+    `logins` holds what earlier commands told of the login shell behind a connection, and gets what this one tells.
+    """
 
     def __init__(
         self,
         connection: Connection,
-        prepared: Prepared,
+        script: Script,
         *,
+        marker: str,
         timeout_s: float,
         on_output: Callable[[str, str], None],
+        idle_s: float | None = None,
+        terms: Terms | None = None,
+        logins: MutableMapping[Connection, LoginShell] | None = None,
+        watched: bool = True,
     ) -> None:
         self._connection = connection
-        self._prepared = prepared
-        self._deadline = time.monotonic() + timeout_s
+        self._script = script
+        self._marker = marker
+        self._terms = terms or Terms()
+        self._logins = {} if logins is None else logins
+        self._prepared = prepare(
+            script,
+            marker=marker,
+            password=self._terms.password is not None,
+            login=self._logins.get(connection),
+            watched=watched,
+        )
         self._timeout_s = timeout_s
-        self._wake = _Wake()
+        self._idle_s = idle_s
+        self._deadline = time.monotonic() + timeout_s
+        self._heard_at = 0.0
+        self._wake = Wake()
         self._cancelled = threading.Event()
         self._stdout = Capture(lambda lines: on_output("stdout", lines))
         self._stderr = Capture(lambda lines: on_output("stderr", lines))
+        self._preamble = Fence(f"{self._prepared.tells} ".encode()) if self._prepared.tells else None
 
     def cancel(self) -> None:
         """Ask for its end: the remote processes get TERM, then KILL."""
@@ -80,187 +84,130 @@ class Command:
         Raises:
             ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
         """
-        slots = self._connection.slots
-        while True:
-            if not slots.take(max(0.1, self._deadline - time.monotonic())):
-                raise ChannelRefusedError("it was busy with other commands of this run", TargetState.UNREACHABLE)
-            try:
-                return self._run_on_channel(before_send)
-            except ChannelRefusedError:
-                if not slots.shrink():
-                    raise  # there is none of ours to wait for
-            finally:
-                slots.give_back()
-
-    def _run_on_channel(self, before_send: Callable[[], None]) -> CommandResult:
-        channel = self._open()
-        listeners, number = self._connection.transport.on_exit, channel.get_id()
-        listeners[number] = self._wake.set
-        try:
-            channel.in_buffer.set_event(self._wake)  # type: ignore[arg-type]
-            channel.in_stderr_buffer.set_event(self._wake)  # type: ignore[arg-type]
+        with opened(self._connection, deadline=self._deadline, wake=self._wake) as exchange:
             before_send()
             if self._cancelled.is_set():
                 return CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent")
-            return self._converse(channel)
-        finally:
-            channel.close()
-            listeners.pop(number, None)
+            result, stopped = self._converse(exchange)
+        return self._look_after(result) if stopped else result
 
-    def _open(self) -> paramiko.Channel:
-        seconds = min(CHANNEL_S, max(0.1, self._deadline - time.monotonic()))
+    def _converse(self, exchange: Exchange) -> tuple[CommandResult, bool]:
+        """Say what to run, and hear it out; return also whether it was stopped and is to be looked after."""
         try:
-            return self._connection.transport.open_session(timeout=seconds)
-        except paramiko.ChannelException as error:
-            raise ChannelRefusedError(f"one more command was refused: {error.text}", TargetState.UNREACHABLE) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            message = f"no channel could be opened: {str(error) or 'the connection ended'}"
-            raise ConnectError(message, TargetState.UNREACHABLE) from error
-
-    def _converse(self, channel: paramiko.Channel) -> CommandResult:
-        try:
-            self._send_request(channel)
-            barred = self._await_marker(channel) if self._prepared.marker else None
-            if barred is not None:
-                return self._finish(channel, *barred)
-            channel.settimeout(max(0.1, self._deadline - time.monotonic()))
-            channel.sendall(self._prepared.payload)
+            exchange.request(self._prepared.command)
+            if self._prepared.ready:
+                passage = Passage(exchange, self._prepared, self._terms, deadline=self._deadline)
+                barred = passage.open(self._cancelled.is_set)
+                self._stderr.feed(passage.said)
+                if barred is not None:
+                    return self._finish(barred.state, barred.reason), False
+            exchange.on_stdout, exchange.on_stderr = self._hear_stdout, self._hear_stderr
+            exchange.send(self._prepared.payload, seconds=self._deadline - time.monotonic())
         except TimeoutError:
             reason = f"timed out after {self._timeout_s:g} s while it was being sent; nothing ran"
-            return self._finish(channel, TargetState.TIMED_OUT, reason)
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            if not channel.exit_status_ready():
-                return self._finish(channel, TargetState.LOST, f"the link was lost while sending: {error}")
-        return self._await_end(channel)
+            return self._finish(TargetState.TIMED_OUT, reason), False
+        except OSError as error:
+            if exchange.code is None and exchange.signal is None:
+                return self._finish(TargetState.LOST, f"the link was lost while sending: {error}"), False
+        return self._await_end(exchange)
 
-    def _send_request(self, channel: paramiko.Channel) -> None:
-        """Send `exec` without asking for a reply: paramiko waits for one without any deadline."""
-        message = paramiko.Message()
-        message.add_byte(cMSG_CHANNEL_REQUEST)
-        message.add_int(channel.remote_chanid)
-        message.add_string("exec")
-        message.add_boolean(False)  # noqa: FBT003  paramiko's signature
-        message.add_string(self._prepared.command)
-        self._connection.transport._send_user_message(message)  # type: ignore[attr-defined]  # noqa: SLF001
-
-    def _await_marker(self, channel: paramiko.Channel) -> tuple[TargetState, str] | None:
-        """Wait until the shell behind sudo says that it is there; what is said before is kept. Return why it is not."""
-        marker = f"{self._prepared.marker}\n".encode()
-        patience, seen = min(self._deadline, time.monotonic() + SUDO_S), b""
+    def _await_end(self, exchange: Exchange) -> tuple[CommandResult, bool]:
+        self._heard_at = time.monotonic()
         while True:
-            while channel.recv_stderr_ready():
-                seen += channel.recv_stderr(_READ)
-            if marker in seen:
-                self._stderr.feed(seen.replace(marker, b"", 1))
-                return None
-            why = self._barred(channel, patience)
+            arrived = exchange.pump()
+            if exchange.ended:
+                break
+            why = self._why_stop()
             if why is not None:
-                self._stderr.feed(seen)
-                return why
-            self._wake.wait(patience - time.monotonic())
+                return self._stop(exchange, *why)
+            if not arrived:
+                self._wake.wait(min(self._deadline, self._idle_deadline) - time.monotonic())
+        held = not exchange.drain(silence_s=LINGER_S, most_s=LINGER_MOST_S)
+        return self._judge(exchange, held=held), False
 
-    def _barred(self, channel: paramiko.Channel, patience: float) -> tuple[TargetState, str] | None:
-        """Say why the command will not get behind sudo, if that is certain now. Nothing of it was sent yet."""
+    def _why_stop(self) -> tuple[TargetState, str] | None:
+        """Say why it has to end now, if it has to."""
         if self._cancelled.is_set():
-            return TargetState.CANCELLED, "cancelled before it was sent"
-        if channel.closed or channel.exit_status_ready():
-            if self._connection.alive:
-                return TargetState.BECOME, "sudo did not let the command through"
-            return TargetState.LOST, "the link was lost before the command was sent"
-        if time.monotonic() < patience:
-            return None
-        if patience < self._deadline:
-            return TargetState.BECOME, f"sudo did not answer within {SUDO_S:g} s"
-        return TargetState.TIMED_OUT, f"timed out after {self._timeout_s:g} s; sudo had not let it through"
+            return TargetState.CANCELLED, "cancelled"
+        now = time.monotonic()
+        if now >= self._deadline:
+            return TargetState.TIMED_OUT, f"timed out after {self._timeout_s:g} s"
+        if now >= self._idle_deadline:
+            return TargetState.TIMED_OUT, f"timed out: idle, it said nothing for {self._idle_s:g} s"
+        return None
 
-    def _await_end(self, channel: paramiko.Channel) -> CommandResult:
-        stopping: TargetState | None = None
-        patience, again = self._deadline, float("inf")
-        while True:
-            self._drain(channel)
-            if channel.closed or channel.exit_status_ready() or self._signalled(channel):
-                break
-            now = time.monotonic()
-            if stopping is None and (self._cancelled.is_set() or now >= self._deadline):
-                stopping = TargetState.CANCELLED if self._cancelled.is_set() else TargetState.TIMED_OUT
-                patience, again = now + STOP_S, now + 1
-                self._tell_to_stop(channel)
-            if now >= again:  # busybox's `head` may have read the first one along with the script
-                again = patience
-                self._tell_to_stop(channel)
-            if now >= patience:
-                break
-            self._wake.wait(min(patience, again) - now)
-        held = not self._drain_rest(channel, LINGER_S if stopping is None else STOP_S)
-        return self._judge(channel, stopping, held=held)
+    @property
+    def _idle_deadline(self) -> float:
+        return float("inf") if self._idle_s is None else self._heard_at + self._idle_s
 
-    def _signalled(self, channel: paramiko.Channel) -> bool:
-        """Whether the target has told which signal ended the command."""
-        return channel.get_id() in self._connection.transport.exit_signals
+    def _stop(self, exchange: Exchange, state: TargetState, how: str) -> tuple[CommandResult, bool]:
+        """End the remote processes, and say what came of it; return also whether there is more to ask."""
+        if not self._prepared.watched:
+            return self._finish(state, how), True  # they are ended by their id when the channel is closed
+        ended = self._tell_to_stop(exchange)
+        held = ended and not exchange.drain(silence_s=STOP_S, most_s=STOP_S)
+        left = "; a process it started still holds its output" if held else ""
+        left = left if ended else "; it did not end when it was told to and may still be running"
+        return self._finish(state, how + left, code=exchange.code, signal=exchange.signal), ended
 
-    def _drain_rest(self, channel: paramiko.Channel, silence_s: float) -> bool:
-        """Take the output that is still on its way when the end is known; whether that came to an end too.
+    def _tell_to_stop(self, exchange: Exchange) -> bool:
+        """Send the word, and again a second later: busybox's `head` may have read the first along with the script."""
+        begun = time.monotonic()
+        again = begun
+        while time.monotonic() < begun + STOP_S and not exchange.ended:
+            if time.monotonic() >= again:
+                again += 1.0 if again == begun else STOP_S
+                try:
+                    exchange.send(STOP, seconds=1.0)
+                except OSError:
+                    break  # the link is gone, or it ended just now
+            if not exchange.pump():
+                self._wake.wait(min(again, begun + STOP_S) - time.monotonic())
+        return exchange.code is not None or exchange.signal is not None
 
-        A child left behind may hold the streams open for ever, silent or not: the waiting has an end of its own.
-        """
-        limit = time.monotonic() + LINGER_MOST_S
-        quiet = time.monotonic() + silence_s
-        while not (channel.closed or channel.eof_received):
-            now = time.monotonic()
-            if now >= min(quiet, limit):
-                return False
-            self._wake.wait(min(quiet, limit) - now)
-            if self._drain(channel):
-                quiet = time.monotonic() + silence_s
-        self._drain(channel)
-        return True
+    def _look_after(self, result: CommandResult) -> CommandResult:
+        """Ask what of a stopped command is still there, and end it if no watcher did."""
+        if not self._connection.alive:
+            return result
+        ending = not self._prepared.watched
+        text = end_all(self._marker) if ending else look_for(self._marker, twice=True)
+        answer = ask(self._connection, text, like=self._script, terms=self._terms, seconds=STOP_S if ending else LOOK_S)
+        left = None if answer is None else read_left(answer)
+        if left is None:
+            return _with_reason(result, "; it may still be running" if ending else "")
+        return _with_reason(result, tell(left))
 
-    def _drain(self, channel: paramiko.Channel) -> bool:
-        """Take all that has arrived on both streams; whether there was any."""
-        arrived = False
-        while channel.recv_ready():
-            self._stdout.feed(channel.recv(_READ))
-            arrived = True
-        while channel.recv_stderr_ready():
-            self._stderr.feed(channel.recv_stderr(_READ))
-            arrived = True
-        return arrived
+    def _hear_stdout(self, data: bytes) -> None:
+        self._heard_at = time.monotonic()
+        self._stdout.feed(data)
 
-    def _tell_to_stop(self, channel: paramiko.Channel) -> None:
-        try:
-            channel.settimeout(1.0)
-            channel.sendall(STOP)
-        except (OSError, EOFError, paramiko.SSHException):
-            self._wake.set()  # the link is gone: the loop will see that
+    def _hear_stderr(self, data: bytes) -> None:
+        self._heard_at = time.monotonic()
+        if self._preamble is None:
+            self._stderr.feed(data)
+            return
+        self._stderr.feed(self._preamble.feed(data))
+        told, end, rest = self._preamble.behind.partition(b"\n")
+        if end:
+            self._logins[self._connection] = read_login_shell(told.decode("utf-8", "replace"))
+            self._preamble = None
+            self._stderr.feed(rest)
 
-    def _judge(self, channel: paramiko.Channel, stopping: TargetState | None, *, held: bool) -> CommandResult:
+    def _judge(self, exchange: Exchange, *, held: bool) -> CommandResult:
         """Say how it ended, from what the target told."""
-        code = channel.exit_status if channel.exit_status_ready() and channel.exit_status >= 0 else None
-        signal = self._connection.transport.exit_signals.pop(channel.get_id(), None)
-        ended = code is not None or signal is not None
-        if stopping is not None:
-            how = f"timed out after {self._timeout_s:g} s" if stopping is TargetState.TIMED_OUT else "cancelled"
-            left = "; a process it started still holds its output" if held else ""
-            left = left if ended else "; it did not end when it was told to and may still be running"
-            return self._finish(channel, stopping, how + left, code=code, signal=signal)
+        code, signal = exchange.code, exchange.signal
         if signal is not None:
-            return self._finish(channel, TargetState.FAILED, f"killed by signal {signal}", signal=signal)
+            return self._finish(TargetState.FAILED, f"killed by signal {signal}", signal=signal)
         if code is None:
-            reason = "the link was lost; the command may still be running"
-            return self._finish(channel, TargetState.LOST, reason)
+            return self._finish(TargetState.LOST, "the link was lost; the command may still be running")
         reason = "a process it left behind still holds its output" if held and code == 0 else ""
-        return self._finish(channel, TargetState.OK if code == 0 else TargetState.FAILED, reason, code=code)
+        return self._finish(TargetState.OK if code == 0 else TargetState.FAILED, reason, code=code)
 
     def _finish(
-        self,
-        channel: paramiko.Channel,
-        state: TargetState,
-        reason: str,
-        *,
-        code: int | None = None,
-        signal: str | None = None,
+        self, state: TargetState, reason: str, *, code: int | None = None, signal: str | None = None
     ) -> CommandResult:
-        self._drain(channel)
+        if self._preamble is not None:
+            self._stderr.feed(self._preamble.rest())
         self._stdout.close()
         self._stderr.close()
         return CommandResult(
@@ -272,3 +219,7 @@ class Command:
             stderr=self._stderr.text,
             truncated=bool(self._stdout.dropped or self._stderr.dropped),
         )
+
+
+def _with_reason(result: CommandResult, more: str) -> CommandResult:
+    return replace(result, reason=result.reason + more)

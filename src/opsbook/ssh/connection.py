@@ -1,40 +1,40 @@
-"""One connection to one target: reached, its host key checked, logged in, all under one deadline.
+"""One connection to one host: reached, its host key checked, logged in, all under one deadline.
 
 Every way this can fail becomes a `ConnectError` whose state is one of unreachable, auth and hostkey: nothing was sent
-to the target then. No authentication is tried before the host key was accepted.
+to the target then, and no authentication is tried before the host key was accepted. What may pass is tried again, with
+pauses, inside the same deadline.
 """
 
 from __future__ import annotations
 
-import errno
-import getpass
-import os
-import queue
-import socket
+import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 import paramiko
 
 from opsbook.errors import ConnectError
-from opsbook.model.target import Target, TargetState
-from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts
-from opsbook.ssh.transport import FleetTransport, QuickSocket
+from opsbook.ssh.agent import Agent
+from opsbook.ssh.algorithms import restrict
+from opsbook.ssh.fault import FEW, FaultError, ended, of_handshake, of_login, of_reaching
+from opsbook.ssh.gate import Gate
+from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts, fingerprint
+from opsbook.ssh.keepalive import Watch, silence_s
+from opsbook.ssh.login import Login
+from opsbook.ssh.reach import reach, time_left
+from opsbook.ssh.route import Route
+from opsbook.ssh.transport import FleetTransport, Wire
 
-_T = TypeVar("_T")
-DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
-MAX_KEYS = 5
-"""sshd allows six attempts before it hangs up."""
-NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
-KEEPALIVE_S = 15
-AGENT_S = 3.0
 CHANNELS = 8
 """Commands on one connection at a time: sshd allows ten sessions."""
+AT_ONE_ENDPOINT = 8
+"""Handshakes under way at one endpoint at a time: sshd drops more than ten by default."""
+AT_ONCE = 64
+"""Handshakes under way in all."""
+BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 2.0
 
 
 class Slots:
@@ -67,12 +67,15 @@ class Slots:
 
 
 class Connection:
-    """A logged-in connection. Commands open their own channels on it."""
+    """A logged-in connection, unless it was asked for without. Commands open their own channels on it."""
 
-    def __init__(self, target: Target, transport: FleetTransport, sock: QuickSocket) -> None:
-        self.target = target
+    def __init__(self, transport: FleetTransport, sock: Wire, *, trusted: bool, fingerprint: str) -> None:
         self.transport = transport
         self.slots = Slots(CHANNELS)
+        self.trusted = trusted
+        """Whether the host key was known before this run, and was checked: only then may a password be said."""
+        self.fingerprint = fingerprint
+        """The host key's: `SHA256:…`."""
         self._sock = sock
 
     @property
@@ -80,97 +83,149 @@ class Connection:
         """Whether the connection still stands, as far as this side knows."""
         return self.transport.is_active()
 
+    @property
+    def received(self) -> int:
+        """A number that grows with whatever comes."""
+        return self._sock.received
+
     def close(self) -> None:
         """End the connection at once."""
         self._sock.close()  # first: the reader thread would else wait for its next look at the connection
         self.transport.close()
 
 
-def connect(target: Target, known: KnownHosts, policy: HostKeyPolicy, *, timeout_s: float) -> Connection:
-    """Connect and log in.
+@dataclass(frozen=True, kw_only=True)
+class _Terms:
+    """What one attempt goes by."""
 
-    Raises:
-        ConnectError: with the target state it comes to.
-    """
-    deadline = time.monotonic() + timeout_s
-    with _mapped(target, timeout_s):
-        sock = QuickSocket(_reach(target, deadline))
+    deadline: float
+    within_s: float
+    """The seconds all attempts have together, for people."""
+    log_in: bool
+    answered: Callable[[], None]
+    """What to call when the host has said something."""
+
+
+class Dialer:
+    """Makes connections, and holds what they share: gates, agents, host keys, the watch. Safe to share."""
+
+    def __init__(self, *, policy: HostKeyPolicy, keepalive_s: float, reveal: Callable[[str], str]) -> None:
+        self._policy = policy
+        self._keepalive_s = keepalive_s
+        self._reveal = reveal
+        self._lock = threading.Lock()
+        self._all = Gate(AT_ONCE)
+        self._gates: dict[str, Gate] = {}
+        self._agents: dict[str, Agent] = {}
+        self._known: dict[tuple[str, ...], KnownHosts] = {}
+        self._watch = Watch(keepalive_s)
+
+    def dial(
+        self, route: Route, *, timeout_s: float, via: Callable[[], Connection] | None = None, log_in: bool = True
+    ) -> Connection:
+        """Connect and log in. `via` gives a live connection to the jump host, where there is one.
+
+        Without `log_in` it ends with the host key: whoever asks for that means to record it, whatever ssh_config says.
+        `timeout_s` counts from the first attempt on: waiting while others shake hands is not the host's fault.
+
+        Raises:
+            ConnectError: with the target state it comes to.
+        """
+        seconds = min(timeout_s, route.connect_timeout_s or timeout_s)
+        with self._lock:
+            gate = self._gates.setdefault(route.endpoint, Gate(AT_ONE_ENDPOINT))
+        deadline, attempt = float("inf"), 0
+        while True:
+            hop = None if via is None else via()
+            attempt += 1
+            with gate.pass_through() as answered:
+                deadline = min(deadline, time.monotonic() + seconds)
+                terms = _Terms(deadline=deadline, within_s=seconds, log_in=log_in, answered=answered)
+                try:
+                    made = self._attempt(route, hop, terms)
+                except FaultError as fault:
+                    pause = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(attempt, 8)) * random.uniform(0.5, 1)  # noqa: S311
+                    if attempt >= fault.attempts or time.monotonic() + pause >= deadline:
+                        raise _told(fault.error, attempt) from fault
+                else:
+                    self._watch.add(made)
+                    return made
+            time.sleep(pause)
+
+    def close(self) -> None:
+        """Look after connections no more, and hang up the agents."""
+        self._watch.clear()
+        with self._lock:
+            agents, self._agents = list(self._agents.values()), {}
+        for agent in agents:
+            agent.close()
+
+    def _attempt(self, route: Route, via: Connection | None, terms: _Terms) -> Connection:
+        """Try once."""
+        hop = None if via is None else via.transport
         try:
-            transport = FleetTransport(sock)
-            transport.set_keepalive(KEEPALIVE_S)
-            _prefer_known_kinds(transport, known.kinds(target.host, target.port or 22))
-            _handshake(transport, deadline)
-            key = transport.get_remote_server_key()
-            known.check(target.host, target.port or 22, key.get_name(), key.asbytes(), policy)
-            _log_in(transport, target, deadline)
+            wire = reach(route, hop, terms.deadline, silence_s=silence_s(self._keepalive_s))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            fault = of_reaching(error, route.address, within_s=terms.within_s)
+            if hop is not None and not hop.is_active():
+                fault.attempts = FEW  # over another connection to the jump host
+            raise fault from error
+        try:
+            with self._all.pass_through() as answered:
+
+                def heard() -> None:
+                    terms.answered()
+                    answered()
+
+                wire.on_answer = heard
+                return self._greet(route, wire, terms)
         except BaseException:
-            sock.close()
+            wire.close()
             raise
-    sock.eager = False
-    return Connection(target, transport, sock)
 
-
-def _left(deadline: float) -> float:
-    """Return the seconds left, or raise when there are none."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-def _reach(target: Target, deadline: float) -> socket.socket:
-    """Connect to the first of the host's addresses that answers."""
-    failure: OSError = ConnectionError("no address")
-    for family, kind, protocol, _, address in _addresses(target, deadline):
-        sock = socket.socket(family, kind, protocol)
+    def _greet(self, route: Route, wire: Wire, terms: _Terms) -> Connection:
+        """Exchange keys, check the host's, and log in."""
+        known = self._known_hosts(route)
+        transport = FleetTransport(wire, keepalive_s=self._keepalive_s)
         try:
-            sock.settimeout(_left(deadline))
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            failure = error
-            continue
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", 15),
-            ("TCP_KEEPINTVL", 5),
-            ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", 30_000),
-        ):
-            if hasattr(socket, option):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        return sock
-    raise failure
-
-
-def _addresses(target: Target, deadline: float) -> list[Any]:
-    """Return the addresses of a host; a name is looked up on a thread, because a resolver knows no deadline."""
-    try:
-        return socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        look_up = partial(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
-        return _bounded(look_up, _left(deadline))
-
-
-def _bounded(work: Callable[[], _T], seconds: float) -> _T:
-    """Return what a function returns that may hang, or raise TimeoutError; a thread is left behind then."""
-    answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def answer() -> None:
+            restrict(transport, route.algorithms)
+        except ConnectError as error:
+            raise FaultError(error.message) from error
+        _prefer_known_kinds(transport, known.kinds(route.host, route.port, alias=route.key_name))
         try:
-            answers.put((work(), None))
-        except BaseException as error:  # noqa: BLE001  it is raised where the answer is waited for
-            answers.put((None, error))
+            _handshake(transport, terms.deadline)
+            key = transport.get_remote_server_key()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise of_handshake(error, route.address, wire, within_s=terms.within_s) from error
+        try:
+            policy = HostKeyPolicy.STRICT if route.strict and terms.log_in else self._policy
+            trusted = known.check(route.host, route.port, key.get_name(), key.asbytes(), policy, alias=route.key_name)
+            if terms.log_in:
+                login = Login(transport, route, agent=self._agent(route), reveal=self._reveal, trusted=trusted)
+                login.run(terms.deadline)
+        except ConnectError as error:
+            raise FaultError(error.message, state=error.state) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise of_login(error, route.address, within_s=terms.within_s) from error
+        return Connection(transport, wire, trusted=trusted, fingerprint=fingerprint(key.asbytes()))
 
-    threading.Thread(target=answer, daemon=True).start()
-    try:
-        value, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
-    return cast("_T", value)
+    def _agent(self, route: Route) -> Agent | None:
+        if route.agent is None:
+            return None
+        with self._lock:
+            return self._agents.setdefault(route.agent, Agent(route.agent))
+
+    def _known_hosts(self, route: Route) -> KnownHosts:
+        files = (*route.known_hosts, *route.system_known_hosts)
+        with self._lock:
+            if files not in self._known:
+                self._known[files] = KnownHosts(Path(file) for file in files)
+            return self._known[files]
+
+
+def _told(error: ConnectError, attempts: int) -> ConnectError:
+    """Return an error that says how often it was tried."""
+    return ConnectError(f"{error}, {attempts} times", error.state) if attempts > 1 else error
 
 
 def _prefer_known_kinds(transport: paramiko.Transport, kinds: Sequence[str]) -> None:
@@ -184,104 +239,7 @@ def _prefer_known_kinds(transport: paramiko.Transport, kinds: Sequence[str]) -> 
 def _handshake(transport: paramiko.Transport, deadline: float) -> None:
     done = threading.Event()
     transport.start_client(event=done)
-    if not done.wait(_left(deadline)):
+    if not done.wait(time_left(deadline)):
         raise TimeoutError
     if not transport.is_active():
-        raise transport.get_exception() or paramiko.SSHException("the connection ended during the handshake")
-
-
-def _log_in(transport: paramiko.Transport, target: Target, deadline: float) -> None:
-    user = target.user or getpass.getuser()
-    refused: list[str] = []
-    for name, key in _identities(target, refused):
-        transport.auth_timeout = _left(deadline)
-        try:
-            if not transport.auth_publickey(user, key):
-                return
-            refused.append(f"{name} (more is asked for)")
-        except paramiko.BadAuthenticationType as error:
-            raise ConnectError(f"{user} cannot log in with a key: {error}", TargetState.AUTH) from error
-        except paramiko.AuthenticationException:
-            if not transport.is_active():
-                raise
-            refused.append(name)
-    tried = ", ".join(refused) if refused else "no key was found"
-    raise ConnectError(f"{user} could not log in (tried: {tried})", TargetState.AUTH)
-
-
-def _identities(target: Target, refused: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
-    """Yield the keys to try: those the target names, or the agent's and the usual files."""
-    if target.identity_files:
-        for file in target.identity_files:
-            try:
-                key = load_key(file)
-            except UnusableKeyError as error:
-                refused.append(f"{file}: {error}")
-            else:
-                yield file, key
-        return
-    tried = 0
-    for agent_key in agent_keys()[:MAX_KEYS]:
-        tried += 1
-        yield "agent", agent_key
-    for file in DEFAULT_KEYS[: MAX_KEYS - tried]:
-        with suppress(UnusableKeyError):
-            yield file, load_key(os.path.expanduser(file))  # noqa: PTH111  a string is what is cached
-
-
-class UnusableKeyError(Exception):
-    """A private key's file cannot be used; says why."""
-
-
-@lru_cache(maxsize=64)
-def load_key(file: str) -> paramiko.PKey:
-    """Return the private key in a file; read once, however many targets need it.
-
-    Raises:
-        UnusableKeyError: it cannot be used now.
-    """
-    try:
-        return paramiko.PKey.from_path(Path(file))
-    except FileNotFoundError:
-        raise UnusableKeyError("no such file") from None
-    except paramiko.PasswordRequiredException:
-        raise UnusableKeyError("has a passphrase; add it to an agent") from None
-    except (OSError, ValueError, TypeError, paramiko.SSHException) as error:
-        if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
-            raise  # our own want, not the key's
-        raise UnusableKeyError(str(error) or type(error).__name__) from error
-
-
-@lru_cache(maxsize=1)
-def agent_keys() -> tuple[paramiko.PKey, ...]:
-    """Return the keys of the running SSH agent, asked for once."""
-    if not os.environ.get("SSH_AUTH_SOCK"):
-        return ()
-    try:
-        return _bounded(lambda: tuple(paramiko.Agent().get_keys()), AGENT_S)
-    except (paramiko.SSHException, OSError):
-        return ()
-
-
-@contextmanager
-def _mapped(target: Target, timeout_s: float) -> Iterator[None]:
-    """Turn what the network and paramiko raise into the target state it means. The one place that knows."""
-    where, unreachable = target.address, TargetState.UNREACHABLE
-    try:
-        yield
-    except ConnectError:
-        raise
-    except TimeoutError as error:
-        raise ConnectError(f"no answer from {where} within {timeout_s:g} s", unreachable) from error
-    except socket.gaierror as error:
-        raise ConnectError(f"cannot resolve {target.host}: {error.strerror}", unreachable) from error
-    except paramiko.BadHostKeyException as error:
-        raise ConnectError(str(error), TargetState.HOSTKEY) from error
-    except paramiko.AuthenticationException as error:
-        raise ConnectError(f"could not log in: {error}", TargetState.AUTH) from error
-    except (paramiko.SSHException, EOFError) as error:
-        raise ConnectError(f"{where} ended the connection: {str(error) or 'end of stream'}", unreachable) from error
-    except OSError as error:
-        if error.errno in NO_DESCRIPTORS:
-            raise  # says nothing of the target
-        raise ConnectError(f"{where}: {(error.strerror or str(error)).lower()}", unreachable) from error
+        raise ended(transport)

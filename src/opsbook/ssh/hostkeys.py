@@ -1,7 +1,8 @@
-"""Host keys: known_hosts files read once, and the verdict on a key a server shows.
+"""Host keys: known_hosts files, indexed once, and the verdict on a key a server shows.
 
-Reads OpenSSH's format: plain and hashed names, `[host]:port`, `@revoked`. Certificate authorities are not supported
-and never make a key trusted. A new key is appended, never rewritten, so that two writers cannot lose each other's.
+Reads OpenSSH's format: plain and hashed names, `[host]:port`, wildcards, `@revoked`. Certificate authorities are not
+supported and never make a key trusted. A new key is appended under a lock, never rewritten, so that two writers cannot
+lose each other's; what somebody else appended meanwhile is read before a key is called unknown.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import fcntl
-import fnmatch
 import hashlib
-import hmac
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
@@ -22,6 +22,10 @@ import msgspec
 
 from opsbook.errors import ConnectError
 from opsbook.model.target import TargetState
+
+AUTHORITY, REVOKED = "@cert-authority", "@revoked"
+SSH_PORT = 22
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
 class HostKeyPolicy(StrEnum):
@@ -36,74 +40,187 @@ class _Entry(msgspec.Struct, frozen=True):
     names: str
     kind: str
     key: str
-    revoked: bool
+    mark: str = ""
+
+
+class _Hashed(msgspec.Struct, frozen=True):
+    """A hashed name: HMAC-SHA1 with its two halves laid out, which takes half the time of doing it anew per name."""
+
+    inner: bytes
+    outer: bytes
+    digest: bytes
+    entry: _Entry
+
+
+class _File:
+    """One known_hosts file, and how far it was read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trouble = ""
+        self._read_to = 0
+        self._was: tuple[int, int] | None = None
+
+    def new_entries(self) -> tuple[list[_Entry], bool]:
+        """Return the entries appended since the last call; True when the file was changed otherwise: all are new."""
+        try:
+            with self.path.open("rb") as stream:
+                state = os.fstat(stream.fileno())
+                which = (state.st_dev, state.st_ino)
+                other = self._was not in {None, which} or state.st_size < self._read_to
+                stream.seek(0 if other else self._read_to)
+                data = stream.read()
+        except FileNotFoundError:
+            gone, self._was, self._read_to = self._was is not None, None, 0
+            return [], gone  # a file that is not there knows no host; a key nobody knows is refused later on
+        except OSError as error:
+            self.trouble = f"; {self.path} cannot be read: {error.strerror}"
+            return [], False
+        start, self.trouble = 0 if other else self._read_to, ""
+        whole = data[: data.rfind(b"\n") + 1] if start else data
+        self._was, self._read_to = which, start + len(whole)
+        return [entry for line in whole.decode(errors="replace").splitlines() if (entry := _parse(line))], other
+
+    def append(self, line: str) -> None:
+        """Write one line at the end; the caller has the lock and has read to the end."""
+        with self.path.open("r+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 1))
+            gap = "" if stream.read(1) in {b"", b"\n"} else "\n"
+            stream.seek(0, os.SEEK_END)
+            stream.write(f"{gap}{line}\n".encode())
 
 
 class KnownHosts:
-    """The host keys of a set of known_hosts files; new ones are written to the first."""
+    """The host keys of a set of known_hosts files; new ones are written to the first. Safe to share."""
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._files = tuple(files)
+        self._files = tuple(_File(file) for file in files)
         self._lock = Lock()
-        self._plain: dict[str, list[_Entry]] = {}
-        self._others: list[_Entry] = []
-        for file in self._files:
-            for entry in _read(file):
-                self._index(entry)
+        self._first_seen: set[tuple[str, str]] = set()
+        self._load(file.new_entries()[0] for file in self._files)
 
-    def _index(self, entry: _Entry) -> None:
-        if entry.names.startswith("|") or any(mark in entry.names for mark in "*?!"):
-            self._others.append(entry)
+    def _load(self, entries: Iterable[Sequence[_Entry]]) -> None:
+        self._plain: dict[str, list[_Entry]] = {}
+        self._hashed: list[_Hashed] = []
+        self._patterns: list[tuple[list[tuple[bool, re.Pattern[str]]], _Entry]] = []
+        self._found: dict[str, list[_Entry]] = {}
+        for several in entries:
+            self._index(several)
+
+    def _index(self, entries: Sequence[_Entry]) -> None:
+        """Add entries: plain names to find at once, hashed ones to be tried for each name of this run, once."""
+        if any(mark in entry.names for mark in "|*?!" for entry in entries):
+            self._found.clear()
+        for entry in entries:
+            if entry.names.startswith("|1|"):
+                try:
+                    salt, digest = (base64.b64decode(part) for part in entry.names[3:].split("|"))
+                except (ValueError, binascii.Error):
+                    continue
+                block = salt.ljust(64, b"\0")
+                self._hashed.append(_Hashed(block.translate(_INNER), block.translate(_OUTER), digest, entry))
+            elif any(mark in entry.names for mark in "*?!"):
+                parts = [(part.startswith("!"), _glob(part.removeprefix("!"))) for part in entry.names.split(",")]
+                self._patterns.append((parts, entry))
+            else:
+                for name in entry.names.split(","):
+                    self._plain.setdefault(name.lower(), []).append(entry)
+                    self._found.pop(name.lower(), None)
+
+    def _refresh(self) -> None:
+        """Read what was appended since; all of it where a file was changed in another way."""
+        read = [file.new_entries() for file in self._files]
+        if any(changed for _, changed in read):
+            files = tuple(_File(file.path) for file in self._files)
+            self._load(file.new_entries()[0] for file in files)
+            self._files = files
             return
-        for name in entry.names.split(","):
-            self._plain.setdefault(name, []).append(entry)
+        for entries, _ in read:
+            if entries:
+                self._index(entries)
 
     def _entries(self, name: str) -> list[_Entry]:
-        return [*self._plain.get(name, ()), *(entry for entry in self._others if _matches(entry.names, name))]
+        name = name.lower()
+        if name not in self._found:
+            coded, sha1 = name.encode(), hashlib.sha1
+            hashed = [
+                one.entry
+                for one in self._hashed
+                if sha1(one.outer + sha1(one.inner + coded).digest()).digest() == one.digest
+            ]
+            patterns = [entry for parts, entry in self._patterns if _covered(parts, name)]
+            self._found[name] = [*self._plain.get(name, ()), *hashed, *patterns]
+        return self._found[name]
 
-    def kinds(self, host: str, port: int) -> list[str]:
+    def kinds(self, host: str, port: int, *, alias: str | None = None) -> list[str]:
         """List the key types known for a host, to ask the server for those first."""
-        return [entry.kind for entry in self._entries(_name(host, port)) if not entry.revoked]
+        with self._lock:
+            return [entry.kind for entry in self._entries(_name(host, port, alias)) if not entry.mark]
 
-    def check(self, host: str, port: int, kind: str, blob: bytes, policy: HostKeyPolicy) -> None:
+    def check(
+        self, host: str, port: int, kind: str, blob: bytes, policy: HostKeyPolicy, *, alias: str | None = None
+    ) -> bool:
         """Accept a key or raise; with `accept-new`, a first key is recorded before this returns.
+
+        Returns whether it was known before this run.
 
         Raises:
             ConnectError: the key is unknown, changed or revoked (state `hostkey`).
         """
-        name, shown = _name(host, port), fingerprint(blob)
-        key = base64.b64encode(blob).decode()
+        shown = _Entry(names=_name(host, port, alias), kind=kind, key=base64.b64encode(blob).decode())
         with self._lock:
-            entries = self._entries(name)
-            same = [entry for entry in entries if entry.kind == kind]
-            if any(entry.revoked and entry.key == key for entry in entries):
-                raise ConnectError(f"the host key {shown} is marked as revoked", TargetState.HOSTKEY)
-            if policy is HostKeyPolicy.OFF or any(entry.key == key for entry in same if not entry.revoked):
-                return
-            if any(not entry.revoked for entry in entries):
-                known = ", ".join(fingerprint(base64.b64decode(entry.key)) for entry in same or entries)
-                raise ConnectError(f"the host key has CHANGED: known {known}, shown {shown}", TargetState.HOSTKEY)
+            if self._known(shown, policy):
+                return policy is not HostKeyPolicy.OFF and (shown.names, shown.key) not in self._first_seen
+            if policy is HostKeyPolicy.OFF:
+                return False
+            self._refresh()
+            if self._known(shown, policy) and policy is HostKeyPolicy.STRICT:
+                return True  # somebody recorded it on purpose while this ran
             if policy is not HostKeyPolicy.ACCEPT_NEW:
-                raise ConnectError(
-                    f"the host key {shown} is not known (--host-keys accept-new records it)", TargetState.HOSTKEY
-                )
-            self._record(_Entry(names=name, kind=kind, key=key, revoked=False))
+                raise _refused(f"the host key {_told(shown)} is not known{self._why(shown.names)}")
+            self._first_seen.add((shown.names, shown.key))
+            if not self._known(shown, policy):
+                self._record(shown)
+            return False
 
-    def _record(self, entry: _Entry) -> None:
+    def _known(self, shown: _Entry, policy: HostKeyPolicy) -> bool:
+        """Whether a key is recorded; raise when it is revoked, or another one is recorded for its host."""
+        entries = self._entries(shown.names)
+        if any(entry.mark == REVOKED and entry.key == shown.key for entry in entries):
+            raise _refused(f"the host key {_told(shown)} is marked as revoked")
+        plain = [entry for entry in entries if not entry.mark]
+        if any(entry.key == shown.key for entry in plain):
+            return True
+        if plain and policy is not HostKeyPolicy.OFF:
+            same = [entry for entry in plain if entry.kind == shown.kind] or plain
+            known = ", ".join(dict.fromkeys(map(_told, same)))
+            raise _refused(f"the host key has CHANGED: known {known}, shown {_told(shown)}")
+        return False
+
+    def _why(self, name: str) -> str:
+        """Say what may be behind a key that is not known, and what helps."""
+        trouble = "".join(file.trouble for file in self._files)
+        if any(entry.mark == AUTHORITY for entry in self._entries(name)):
+            return f"; its certificate authority is, but host certificates are not supported{trouble}"
+        return f" (--host-keys accept-new records it){trouble}"
+
+    def _record(self, shown: _Entry) -> None:
+        """Append a key that nobody has recorded by now."""
         if not self._files:
-            raise ConnectError("there is no known_hosts file to record a new host key in", TargetState.HOSTKEY)
-        file = self._files[0]
+            raise _refused("there is no known_hosts file to record a new host key in")
+        file = self._files[0].path
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "ab") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                stream.write(f"{entry.names} {entry.kind} {entry.key}\n".encode())
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._refresh()
+                if not self._known(shown, HostKeyPolicy.ACCEPT_NEW):
+                    self._files[0].append(f"{shown.names} {shown.kind} {shown.key}")
+                    self._refresh()
         except OSError as error:
-            raise ConnectError(
-                f"cannot record the host key in {file}: {error.strerror}", TargetState.HOSTKEY
-            ) from error
-        self._index(entry)
+            raise _refused(f"cannot record the host key in {file}: {error.strerror}") from error
 
 
 def fingerprint(blob: bytes) -> str:
@@ -111,39 +228,38 @@ def fingerprint(blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
-def _name(host: str, port: int) -> str:
-    return host if port == 22 else f"[{host}]:{port}"  # noqa: PLR2004  SSH's own port
-
-
-def _read(file: Path) -> list[_Entry]:
+def _told(entry: _Entry) -> str:
+    """Name a key for people."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []  # a file that is not there knows no host; a key that nobody knows is refused later on
-    entries = []
-    for line in lines:
-        fields = line.split()
-        mark = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < 3 or fields[0].startswith("#") or mark not in {"", "@revoked"}:  # noqa: PLR2004
-            continue
-        entries.append(_Entry(names=fields[0], kind=fields[1], key=fields[2], revoked=bool(mark)))
-    return entries
+        return fingerprint(base64.b64decode(entry.key))
+    except binascii.Error:
+        return f"an unreadable {entry.kind} key"
 
 
-def _matches(names: str, name: str) -> bool:
-    """Whether a hashed name, or a list with wildcards and negations, covers `name`."""
-    if names.startswith("|1|"):
-        try:
-            salt, digest = (base64.b64decode(part) for part in names[3:].split("|", 1))
-        except (ValueError, binascii.Error):
-            return False
-        return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
-    patterns = names.split(",")
-    if any(part.startswith("!") and fnmatch.fnmatchcase(name, _glob(part[1:])) for part in patterns):
-        return False
-    return any(fnmatch.fnmatchcase(name, _glob(part)) for part in patterns)
+def _refused(what: str) -> ConnectError:
+    return ConnectError(what, TargetState.HOSTKEY)
 
 
-def _glob(pattern: str) -> str:
+def _name(host: str, port: int, alias: str | None) -> str:
+    """Return what a host is called in known_hosts."""
+    return alias or (host if port == SSH_PORT else f"[{host}]:{port}")
+
+
+def _parse(line: str) -> _Entry | None:
+    """Read one line; None for what is no entry."""
+    fields = line.split()
+    mark = fields.pop(0) if fields and fields[0].startswith("@") else ""
+    if len(fields) < 3 or fields[0].startswith("#") or mark not in {"", REVOKED, AUTHORITY}:  # noqa: PLR2004
+        return None
+    return _Entry(names=fields[0], kind=fields[1], key=fields[2], mark=mark)
+
+
+def _covered(parts: Sequence[tuple[bool, re.Pattern[str]]], name: str) -> bool:
+    """Whether a list with wildcards and negations covers a name."""
+    matching = [negated for negated, pattern in parts if pattern.fullmatch(name)]
+    return bool(matching) and not any(matching)
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
     """Keep `*` and `?` alone special: the brackets of `[host]:port` are plain text."""
-    return pattern.replace("[", "[[]")
+    return re.compile(re.escape(pattern.lower()).replace(r"\*", ".*").replace(r"\?", "."))

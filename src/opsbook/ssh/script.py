@@ -1,16 +1,19 @@
 """How a script reaches a target's shell: on standard input, whole, and in no argument list.
 
-The command line that sshd runs is constant but for a length. It picks the shell, reads exactly that many bytes from
-standard input, and evaluates them as one command: the shell parses all of it before the first line runs, so a syntax
-error stops everything, and no command of the script can eat the rest of it. That command
+The command line that sshd runs holds nothing of the script but its length. It picks the shell, reads exactly that many
+bytes from standard input, and evaluates them as one command: the shell parses all of it before the first line runs, so
+a syntax error stops everything, and no command of the script can eat the rest of it. That command
 
 - keeps the channel's input on a descriptor that only a background watcher reads: on the line `stop` it sends TERM to
   everything in its session and KILL a second later, which works where sshd refuses signal requests (as root, under
-  sudo), and it goes when the channel closes; it is nobody's child, so that a `wait` in the script does not wait for it;
+  sudo), and it goes when the channel closes; a `wait` in the script does not wait for it;
 - runs the script in the shell itself, with /dev/null as input, between two words (`then {` and `} fi`) that no single
   stray closing word in the script can match.
 
 The script starts on line 2, so that line numbers in the shell's messages are those of an `%%on` cell.
+
+The first command on a connection tells what the login shell is. Where that is a bash as it comes, later commands run
+in it instead of starting another one, which halves what a short command costs the target.
 """
 
 from __future__ import annotations
@@ -24,18 +27,35 @@ from msgspec import Struct
 from opsbook.errors import UsageError
 
 STOP = b"stop\n"
+COMMAND_VARIABLE = "OPSBOOK_COMMAND"
+"""The environment variable by which a command's processes are known, wherever they went."""
 
-_WATCH = (
-    "{ exec 3<&0 </dev/null; "
-    '( (trap "" HUP INT TERM; while IFS= read -r _l; do if [ "$_l" = stop ]; then '
+_LOOP = (
+    'trap "" HUP INT TERM; while IFS= read -r _l; do if [ "$_l" = stop ]; then '
     "pkill -TERM -s 0 || kill -TERM 0; sleep 1; pkill -KILL -s 0 || kill -KILL 0; kill -KILL 0; "
-    "fi; done) <&3 >/dev/null 2>&1 3<&- & ); exec 3<&-; if :; then { "
+    "fi; done"
 )
+_QUIET = "<&3 >/dev/null 2>&1 3<&- &"
+_WATCH = f"{{ unset REPLY; exec 3<&0 </dev/null; ( ({_LOOP}) {_QUIET} ); exec 3<&-; if :; then {{ "
+"""The watcher is nobody's child."""
+_WATCH_BASH = (
+    f"{{ unset REPLY; exec 3<&0 </dev/null; ({_LOOP}) {_QUIET} disown 2>/dev/null || :; exec 3<&-; if :; then {{ "
+)
+"""The watcher is forgotten as a child, for one process less."""
+_TETHERED = (
+    "{ unset REPLY; exec 3<&0 </dev/null; (while IFS= read -r _l; do :; done; kill $$) <&3 >/dev/null 2>&1 3<&- & "
+    "tether=$!; exec 3<&-; if :; then { "
+)
+"""It ends with its channel."""
+_ALONE = "{ unset REPLY; exec </dev/null; if :; then { "
 _LEAVE = "\n} fi; }\n"
-_PICK = "if command -v bash >/dev/null 2>&1; then set -- bash -euo pipefail; else set -- sh -eu; fi"
+PICK = "if command -v bash >/dev/null 2>&1; then set -- bash -euo pipefail; else set -- sh -eu; fi"
+DEEPER = "SHLVL=2; export SHLVL"
+"""A bash that sshd started reads bashrc even for a script, and trips over it under -u; a deeper one does not."""
 MOST_LINES = 10_000
 """bash crashes while it parses one command of some 25,000 lines."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPTIONS = re.compile(r"[a-z_:]*")
 
 
 class Script(Struct, frozen=True, kw_only=True):
@@ -55,6 +75,15 @@ class Script(Struct, frozen=True, kw_only=True):
     """A shell's command line, such as `sh -eu`; None picks bash where there is one."""
 
 
+class LoginShell(Struct, frozen=True, kw_only=True):
+    """What is known of the shell that sshd starts commands with."""
+
+    bash_options: str | None = None
+    """The options (`$BASHOPTS`) of a bash as it comes, where that is the login shell."""
+    procfs: bool = False
+    """Whether a process can be found by its environment there."""
+
+
 class Prepared(Struct, frozen=True, kw_only=True):
     """A script made ready to send."""
 
@@ -62,12 +91,56 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """The command line for sshd; holds nothing of the script."""
     payload: bytes
     """What follows on standard input."""
-    marker: str = ""
+    ready: str = ""
     """Printed on stderr once sudo has let the shell through; the payload waits for it."""
+    prompts: tuple[str, ...] = ()
+    """What sudo prints on stderr when it wants the password: as it should, and where it leaves `%%` as it is."""
+    tells: str = ""
+    """Begins the line on stderr that says what the login shell is, before the script starts."""
+    watched: bool = True
+    """Whether a watcher waits for `STOP` there."""
 
 
-def prepare(script: Script, *, marker: str) -> Prepared:
+def prepare(
+    script: Script,
+    *,
+    marker: str,
+    password: bool = False,
+    login: LoginShell | None = None,
+    watched: bool = True,
+    tethered: bool = False,
+) -> Prepared:
     """Return the command line and the payload for a script.
+
+    `marker` is text that nobody else prints; `password` is whether there is one for sudo. `login` is what an earlier
+    command on this connection has told. Without `watched` no watcher is started where that saves something and the
+    processes can be found by `marker`. What is `tethered` has none either: it ends with its channel.
+
+    Raises:
+        UsageError: the script holds a NUL or is not Unicode, or a variable's name is not one.
+    """
+    direct = not script.sudo and script.shell is None and login is not None and login.bash_options is not None
+    watched = watched or not direct or login is None or not login.procfs
+    opening = _TETHERED if tethered else _ALONE if not watched else _WATCH_BASH if direct else _WATCH
+    payload = compose(script, opening)
+    pick = PICK if script.shell is None else f"set -- {script.shell}"
+    if script.sudo:
+        inner = _line(pick, f'printf "%s-%s\\n" {marker} ready >&2; {reading(len(payload))}')
+        prompt = f"{marker}-pass%%word" if password else ""
+        line = f"exec {sudo_words(script, prompt)} {inner.removeprefix('exec ')}"
+        prompts = (prompt.replace("%%", "%"), prompt) if password else ()
+        return Prepared(command=line, payload=payload, ready=f"{marker}-ready", prompts=prompts)
+    if login is not None and login.bash_options is not None and direct:
+        line = _in_login_bash(login.bash_options, marker, len(payload))
+        return Prepared(command=line, payload=payload, watched=watched)
+    tells = marker if marker and login is None and script.shell is None else ""
+    return Prepared(
+        command=_line(pick, (_tell(tells) if tells else "") + reading(len(payload))), payload=payload, tells=tells
+    )
+
+
+def compose(script: Script, opening: str = _ALONE) -> bytes:
+    """Return the one command that is the script: parsed whole, without its own text as input.
 
     Raises:
         UsageError: the script holds a NUL or is not Unicode, or a variable's name is not one.
@@ -79,24 +152,66 @@ def prepare(script: Script, *, marker: str) -> Prepared:
             f"the script has more than {MOST_LINES:,} lines", "put it into a file on the target and run that"
         )
     try:
-        payload = (_WATCH + _settings(script) + "\n" + script.text + _LEAVE).encode()
+        return (opening + _settings(script) + "\n" + script.text + _LEAVE).encode()
     except UnicodeEncodeError:
         raise UsageError("the script, or a variable in it, is not valid Unicode") from None
-    pick = _PICK if script.shell is None else f"set -- {script.shell}"
-    read = f'eval "$(head -c {len(payload)})"'
-    if not script.sudo:
-        return Prepared(command=_line(pick, read), payload=payload)
-    user = shlex.quote(script.as_user or "root")
-    inner = _line(pick, f'printf "%s\\n" {marker} >&2; {read}')
-    return Prepared(
-        command=f"exec sudo -n -H -u {user} -- {inner.removeprefix('exec ')}", payload=payload, marker=marker
-    )
+
+
+def reading(size: int) -> str:
+    """Return shell text, without single quotes, that reads so many bytes of input and evaluates them.
+
+    A bash reads them itself; other shells cannot count bytes, and start `head`.
+    """
+    read = f'if [ "${{BASH_VERSINFO-0}}" -gt 3 ]; then LC_ALL=C read -rN {size}; else REPLY="$(head -c {size})"; fi'
+    return f'{read}; eval "$REPLY"'
+
+
+def sudo_words(script: Script, prompt: str) -> str:
+    """Return how sudo is called; without a prompt it asks for nothing and refuses where it would have to."""
+    asking = f"-S -p {prompt}" if prompt else "-n"
+    return f"sudo {asking} -H -u {shlex.quote(script.as_user or 'root')} --"
+
+
+def read_login_shell(told: str) -> LoginShell:
+    """Return what the line after `Prepared.tells` says.
+
+    >>> read_login_shell("bash procfs checkwinsize:cmdhist").bash_options
+    'checkwinsize:cmdhist'
+    """
+    words = told.split()
+    match words:
+        case ["bash", where, options] if _OPTIONS.fullmatch(options):
+            return LoginShell(bash_options=options, procfs=where == "procfs")
+        case _:
+            return LoginShell()
 
 
 def _line(pick: str, read: str) -> str:
     """Compose a line that any login shell (csh and fish too) passes on unchanged: single quotes, no `!`."""
-    # SHLVL: a bash that sshd started reads bashrc even for a script, and trips over it under -u; a deeper one does not
-    return f"exec sh -c '{pick}; SHLVL=2; export SHLVL; exec \"$@\" -c \"$0\"' '{read}'"
+    return f"exec sh -c '{pick}; {DEEPER}; exec \"$@\" -c \"$0\"' '{read}'"
+
+
+def _tell(marker: str) -> str:
+    """Return shell text that says what the login shell is: a bash only if it is the very one that runs this."""
+    return (
+        'if [ "${BASH_VERSINFO-0}" -gt 3 ] && [ "${SHELL-}" -ef "$BASH" ]; '
+        'then _l="bash $BASHOPTS"; else _l=other; fi; '
+        'if [ -r /proc/self/environ ]; then _l="${_l%% *} procfs ${_l#* }"; else _l="${_l%% *} none ${_l#* }"; fi; '
+        f'printf "%s\\n" "{marker} $_l" >&2; unset _l; '
+    )
+
+
+def _in_login_bash(options: str, marker: str, size: int) -> str:
+    """Compose a line for a login shell that is bash: it runs the script itself, unless bashrc has changed it.
+
+    What bashrc exports reaches a script either way; shell options, functions and traps must not. (Red Hat's exports a
+    function `which`.)
+    """
+    plain = (
+        f'[ "$-:${{BASHOPTS-}}" = "hBc:{options}" ] && ! shopt -qo posix && ! compgen -A function -X which >/dev/null'
+    )
+    clean = "trap - EXIT ERR DEBUG RETURN; IFS=$' \\t\\n'; set -euo pipefail"
+    return f': {marker}; {plain} || {_line(PICK, reading(size))}; {clean}; LC_ALL=C read -rN {size}; eval "$REPLY"'
 
 
 def _settings(script: Script) -> str:

@@ -1,61 +1,175 @@
-"""paramiko, tuned: the socket it reads from and the transport it speaks through.
+"""paramiko, tuned: what it reads from and the transport it speaks through.
 
 Stock paramiko loses up to 40 ms three times in every handshake to delayed acknowledgements, wakes ten times a second
-for each idle connection, and forgets the signal that ended a command. The names used here that are private to
-paramiko are held by a test.
+for each idle connection, starts a timer thread for each handshake, forgets the signal that ended a command, and never
+looks whether its keepalives are answered. The names used here that are private to paramiko are held by a test.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
+import subprocess
+import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_REQUEST
+from paramiko.common import MSG_CHANNEL_REQUEST, MSG_SERVICE_ACCEPT, cMSG_GLOBAL_REQUEST
+from paramiko.packet import Packetizer
 
 # what goes wrong is told as a target's state; paramiko's own logger would print tracebacks over the screen
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
 _READ = 256 * 1024
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+_EAGER_READS = 64
+"""Reads whose acknowledgement is hurried: a login takes about twelve, the first command five."""
+_PROXY_END_S = 0.5
+"""Seconds a proxy command may take to end when it is told to."""
+_KEPT = 256
 
 
-class QuickSocket:
-    """A socket that reads in large pieces and acknowledges at once until the handshake is over."""
+def _ignore() -> None:
+    """Nobody waits for this."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+
+class Wire:
+    """What a transport reads from and writes to: a TCP connection, a jump host's channel, or a proxy command.
+
+    Reads in large pieces; `close` wakes whoever reads.
+    """
+
+    patience = 1_000_000
+    """How many attempts the end of such a wire may be worth: a tired server can be asked again and again."""
+
+    def __init__(self, end: socket.socket | paramiko.Channel) -> None:
+        self._end = end
         self._buffer = memoryview(b"")
-        self.eager = _QUICKACK is not None
-        """Whether acknowledgements are still hurried; Linux forgets after each read, so it is said again."""
+        self.received = 0
+        """How many reads brought something: a number that stands still is a silent peer."""
+        self.last_words = ""
+        """What whoever carries the connection had to say about its end, once it is closed."""
+        self.on_answer: Callable[[], None] = _ignore
+        """What to call when the first bytes come."""
+        self.opening = b""
+        """The first bytes that came: what a server says that speaks no SSH."""
         self._closed = False  # a name paramiko looks for when it stops
 
     def recv(self, size: int) -> bytes:
         """Return up to `size` bytes; empty at the end."""
         if not self._buffer:
-            self._buffer = memoryview(self._sock.recv(_READ))
-            if self.eager and _QUICKACK is not None:
-                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            data = self._end.recv(_READ)
+            if not self.received:
+                self.on_answer()
+            self.received += 1
+            if len(self.opening) < _KEPT:
+                self.opening += data[:_KEPT]
+            self._buffer = memoryview(data)
+            self._taken()
         piece, self._buffer = self._buffer[:size], self._buffer[size:]
         return bytes(piece)
 
+    def _taken(self) -> None:
+        """Something was read."""
+
     def send(self, data: bytes) -> int:
         """Send some of `data`; return how many bytes."""
-        return self._sock.send(data)
+        return self._end.send(data)
 
     def settimeout(self, seconds: float | None) -> None:
         """Bound the next reads and writes."""
-        self._sock.settimeout(seconds)
+        self._end.settimeout(seconds)
 
     def close(self) -> None:
         """Close, and wake whoever waits for a read."""
         self._closed = True
+        with suppress(OSError, EOFError, paramiko.SSHException):  # the jump host may be gone, and cannot be told
+            self._end.close()  # a channel's readers are woken first
+
+
+class QuickSocket(Wire):
+    """A TCP connection that acknowledges at once until the first command is under way."""
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end)
+        self._sock = end
+        self._eager = _EAGER_READS if _QUICKACK is not None else 0
+
+    def _taken(self) -> None:
+        if self._eager and _QUICKACK is not None:  # Linux forgets after each read, so it is said again
+            self._eager -= 1
+            self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def close(self) -> None:
+        """See `Wire.close`."""
+        self._closed = True
         with suppress(OSError):  # the peer may have closed first
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
+
+
+class ProxySocket(Wire):
+    """The input and output of a proxy command, which lives as long as the connection."""
+
+    patience = 3
+
+    def __init__(self, command: str) -> None:
+        ours, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the command
+        with theirs:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  the user's own configuration asks for it
+                    [os.environ.get("SHELL", "/bin/sh"), "-c", f"exec {command}"],
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=self._errors.fileno(),
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                self._errors.close()
+                raise
+        super().__init__(ours)
+        self._pair = ours
+        self._lock = threading.Lock()
+        self.last_words = ""
+
+    def _listen_to_errors(self) -> str:
+        """Return the last line it wrote to stderr."""
+        size = os.fstat(self._errors.fileno()).st_size
+        tail = os.pread(self._errors.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
+        return next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
+
+    def close(self) -> None:
+        """Close, and end the command and all it started; it is waited for."""
+        self._closed = True
+        with suppress(OSError):
+            self._pair.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            if not self._errors.closed:
+                self._end_process()
+
+    def _end_process(self) -> None:
+        self._pair.close()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PROXY_END_S)
+        self.last_words = self._listen_to_errors()
+        self._errors.close()
+
+
+class _Packetizer(Packetizer):
+    """Without the timer thread for each handshake: whoever waits for the handshake has a deadline."""
+
+    def start_handshake(self, timeout: float) -> None:
+        """Start nothing."""
 
 
 def _note_exit(channel: paramiko.Channel, message: paramiko.Message) -> None:
@@ -73,12 +187,8 @@ def _note_exit(channel: paramiko.Channel, message: paramiko.Message) -> None:
         transport.on_exit.get(number, _ignore)()
 
 
-def _ignore() -> None:
-    """Nobody waits for this channel."""
-
-
 class FleetTransport(paramiko.Transport):
-    """One SSH connection: quiet when idle, and it knows which signal ended a command."""
+    """One SSH connection: quiet when idle, asks whether the peer lives, and knows which signal ended a command."""
 
     _active_check_timeout = 5.0
     """Seconds between looks at the idle connection (keepalives, rekeying); paramiko's own is 0.1."""
@@ -94,9 +204,33 @@ class FleetTransport(paramiko.Transport):
         MSG_CHANNEL_REQUEST: _note_exit,
     }
 
-    def __init__(self, sock: QuickSocket) -> None:
-        super().__init__(sock)  # type: ignore[arg-type]
+    def __init__(self, wire: Wire, *, keepalive_s: float = 15.0) -> None:
+        """Speak over a wire; a peer that is silent is asked for a sign of life every `keepalive_s` seconds or so."""
+        self._active_check_timeout = min(5.0, keepalive_s / 4)
+        super().__init__(wire, packetizer_class=_Packetizer)  # type: ignore[arg-type]
         self.exit_signals: dict[int, str] = {}
         """Channel number to signal name, for commands a signal ended."""
         self.on_exit: dict[int, Callable[[], None]] = {}
         """Channel number to what to call when the target tells how the command ended."""
+        self.farewell = ""
+        """What the server gave as its reason to hang up."""
+        self.on_service: Callable[[], None] = _ignore
+        """What to call when the server is ready to hear who wants to log in."""
+        # on the instance: the library asks this table before the one of whoever logs in
+        self._handler_table[MSG_SERVICE_ACCEPT] = lambda _: self.on_service()  # type: ignore[attr-defined]
+        self.packetizer.set_keepalive(keepalive_s, self._ask_for_life)
+
+    def _ask_for_life(self) -> None:
+        """Send a question that a live peer has to answer; on the reader's thread."""
+        if not self.clear_to_send.is_set():
+            return  # keys are being exchanged, which is talk enough; waiting for its end here would be for ever
+        message = paramiko.Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)  # noqa: FBT003  paramiko's signature
+        self._send_user_message(message)  # type: ignore[attr-defined]
+
+    def _parse_disconnect(self, message: paramiko.Message) -> None:
+        """Keep the reason, which paramiko only logs."""
+        message.get_int()
+        self.farewell = message.get_text()

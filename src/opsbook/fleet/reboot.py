@@ -1,0 +1,94 @@
+"""Rebooting one target, and knowing that it did: done is a different boot id, not an open port (SEMANTICS 11)."""
+
+from __future__ import annotations
+
+import shlex
+import time
+
+import msgspec
+
+from opsbook.errors import ConnectError
+from opsbook.fleet.operation import Work, digest_of, on_target
+from opsbook.model.target import Target, TargetState
+from opsbook.ssh.result import CommandResult
+from opsbook.ssh.script import Script
+
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id 2>/dev/null || sysctl -n kern.boottime 2>/dev/null || who -b"
+"""Prints what changes at every boot, on Linux, on the BSDs and macOS, and elsewhere."""
+SHORT_S = 15.0
+"""Seconds a question such as the boot id may take."""
+BACK_OFF_S = (1.0, 1.0, 2.0, 2.0, 5.0)
+"""Pauses between attempts to reach a machine that is booting; the last one repeats."""
+
+
+class Reboot(msgspec.Struct, frozen=True, kw_only=True):
+    """Reboot, and be done when the boot id is a different one (SEMANTICS 11)."""
+
+    script: Script
+    """How to ask for a reboot; its text is the command."""
+    timeout_s: float
+    kind: str = "reboot"
+    read_only: bool = False
+
+    @property
+    def text(self) -> str:
+        """The command."""
+        return self.script.text
+
+    def digest(self, target: Target) -> str:
+        """See `Operation.digest`."""
+        return digest_of(self.kind, on_target(self.script, target), ())
+
+    def perform(self, work: Work) -> CommandResult:
+        """See `Operation.perform`."""
+        deadline = time.monotonic() + self.timeout_s
+        asked = work.run(Script(text=BOOT_ID), timeout_s=SHORT_S, changing=False)
+        before = asked.stdout.strip()
+        if asked.state is not TargetState.OK or not before:
+            return _failed(asked, "its boot id cannot be read, so a reboot could not be proven; nothing was done")
+        sent = work.run(on_target(self._detached(), work.target), timeout_s=SHORT_S, changing=True, boot_id=before)
+        if sent.state not in {TargetState.OK, TargetState.LOST}:
+            return _failed(sent, sent.reason or "the reboot was refused")
+        work.disconnect()
+        return self._await_boot(work, before, deadline)
+
+    def _detached(self) -> Script:
+        """Return a script that reboots a second later, so that this one can still say that it was understood."""
+        name = shlex.quote(self.script.text.split()[0])
+        text = (
+            'PATH="$PATH:/usr/sbin:/sbin"\n'
+            f"command -v {name} >/dev/null || {{ echo no such command: {name} >&2; exit 127; }}\n"
+            f"$(command -v setsid || true) sh -c {shlex.quote(f'sleep 1; {self.script.text}')} "
+            "</dev/null >/dev/null 2>&1 &"
+        )
+        return msgspec.structs.replace(self.script, text=text)
+
+    def _await_boot(self, work: Work, before: str, deadline: float) -> CommandResult:
+        seen = "it went down and did not come back"
+        for attempt in range(1_000_000):
+            if work.pause(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]):
+                return CommandResult(state=TargetState.CANCELLED, reason="cancelled while it was rebooting")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                asked = work.run(
+                    Script(text=BOOT_ID), timeout_s=min(SHORT_S, left), changing=False, connect_s=min(5, left)
+                )
+            except ConnectError as error:
+                if error.state == TargetState.HOSTKEY:
+                    raise
+                work.disconnect()
+                continue  # it is down, or its sshd is not up yet
+            now = asked.stdout.strip()
+            if asked.state is TargetState.OK and now and now != before:
+                return CommandResult(state=TargetState.OK, exit_code=0, stdout=f"boot id {before} -> {now}\n")
+            seen = "it never went down" if now == before else seen
+        reason = f"no new boot id after {self.timeout_s:g} s: {seen}"
+        return CommandResult(state=TargetState.TIMED_OUT, reason=reason)
+
+
+def _failed(result: CommandResult, reason: str) -> CommandResult:
+    """Return a result that is not ok, for this reason."""
+    state = TargetState.FAILED if result.state in {TargetState.OK, TargetState.FAILED} else result.state
+    return msgspec.structs.replace(result, state=state, reason=reason)
