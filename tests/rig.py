@@ -41,6 +41,7 @@ class Journal:
     events: list[Event] = field(default_factory=list)
     on_intent: Callable[[Intent], None] = lambda _: None
     on_output: Callable[[TargetOutput], None] = lambda _: None
+    on_settle: Callable[[], None] = lambda: None
 
     def report(self, event: Event) -> None:
         self.events.append(event)
@@ -56,6 +57,9 @@ class Journal:
 
     def close_cell(self, cell_id: str | None) -> None:
         """Nothing is behind."""
+
+    def settle(self) -> None:
+        self.on_settle()
 
     def on_cancel(self, listener: Callable[[bool], bool]) -> None:
         """Nobody cancels from here."""

@@ -23,7 +23,7 @@ from rig import Rig, known_hosts, target_of
 from servers import connect
 from support import processes_with, wait_for
 
-from opsbook.errors import UsageError
+from opsbook.errors import RefusedError, UsageError
 from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.operation import RunScript, Work
 from opsbook.model.event import Intent
@@ -110,6 +110,24 @@ def test_a_durable_command_ends_as_any_other(sshd, tmp_path, shell):
     names = [event.spool for event in made.journal.events if isinstance(event, Intent)]
     assert len(set(names)) == 3
     assert not [name for name in names if (spools(sshd.folder) / str(name)).exists()]
+
+
+def test_the_target_keeps_what_it_knows_until_the_result_is_on_disk(sshd, tmp_path):
+    made = rig(sshd, tmp_path, target_of(sshd, "web1"))
+    kept = []
+
+    def look_and_refuse() -> None:
+        (intent,) = (event for event in made.journal.events if isinstance(event, Intent))
+        made.journal.ended("web1")  # it was reported before
+        kept.append(spools(sshd.folder) / str(intent.spool))
+        raise RefusedError("the disk is full")
+
+    made.journal.on_settle = look_and_refuse
+    try:
+        assert made.run("exit 3", durable=True)["web1"].exit_code == 3
+        assert (kept[0] / "code").read_text() == "003"
+    finally:
+        made.close()
 
 
 def test_a_cut_link_loses_and_doubles_nothing(sshd, net, tmp_path):

@@ -268,8 +268,9 @@ class Breaker:
         if "here" not in output.text:
             return
         if output.target == "server-stopped":
-            self.stopped.append(int(output.text.split()[1]))
-            os.kill(self.stopped[0], signal.SIGSTOP)
+            if not self.stopped:
+                self.stopped.append(int(output.text.split()[1]))
+                os.kill(self.stopped[0], signal.SIGSTOP)
             return
         proxy, (how, _, way) = self._proxies[output.target], output.target.partition("-")
         if how == "half":

@@ -92,6 +92,8 @@ class ChannelServer:
                     self._recorder.commit(intent, lambda why: self._answer(ticket, why))
             case m.CellDone(ticket=ticket):
                 self._recorder.mark(lambda _: self._outgoing.put(m.Ack(ticket=ticket)))
+            case m.Settle(ticket=ticket):
+                self._recorder.commit(None, lambda why: self._answer(ticket, why))
             case m.SecretRequest(ticket=ticket, reference=reference):
                 threading.Thread(target=self._reveal, args=(ticket, reference), daemon=True).start()
             case m.Hello(ticket=ticket):

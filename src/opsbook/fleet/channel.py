@@ -141,6 +141,12 @@ class ChannelClient:
         """Wait until all that was reported is recorded; see `Channel.close_cell`."""
         self._ask(lambda ticket: m.CellDone(ticket=ticket, cell_id=cell_id))
 
+    def settle(self) -> None:
+        """Wait until all that was reported is on disk; see `Channel.settle`."""
+        answer = self._ask(lambda ticket: m.Settle(ticket=ticket))
+        if isinstance(answer, m.Refusal):
+            raise RefusedError(answer.reason)
+
     def on_cancel(self, listener: Callable[[bool], bool]) -> None:
         """Register who ends what is running; see `Channel.on_cancel`."""
         self._listener = listener

@@ -59,5 +59,8 @@ class _Listener:
     def close_cell(self, cell_id: str | None) -> None:
         """There is no cell."""
 
+    def settle(self) -> None:
+        """Nothing goes to disk."""
+
     def on_cancel(self, listener: Callable[[bool], bool]) -> None:
         """Nobody but Ctrl-C stops this."""

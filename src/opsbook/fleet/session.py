@@ -112,6 +112,11 @@ class Session:
         if self.channel is not None:
             self.channel.intend(intent)
 
+    def settle(self) -> None:
+        """Return when all that was reported is on disk, if there is a runner."""
+        if self.channel is not None:
+            self.channel.settle()
+
     def reveal(self, reference: str) -> str:
         """Return what a secret's reference stands for."""
         return resolve(reference) if self.channel is None else self.channel.reveal(reference)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
-from opsbook.errors import ConnectError, RefusedError
+from opsbook.errors import ChannelError, ConnectError, RefusedError
 from opsbook.fleet.durable import forget, see_through
 from opsbook.fleet.operation import Job, Operation, new_marker, new_spool
 from opsbook.fleet.session import Session
@@ -123,8 +123,17 @@ class Worker:
         return result
 
     def close(self) -> None:
-        """The result is recorded: what the target keeps of it is no longer needed."""
+        """The result is reported: what the target keeps of it goes, once the result is on disk.
+
+        Were it to go before, a runner that died in between would find neither and take it for never begun.
+        """
         spools, self._spools = self._spools, []
+        if not spools:
+            return
+        try:
+            self._session.settle()
+        except (ChannelError, RefusedError):
+            return
         for script, spool in spools:
             forget(self, script, spool)
 

@@ -100,6 +100,13 @@ class CellDone(Struct, frozen=True, kw_only=True, tag="cell_done"):
     cell_id: str | None
 
 
+class Settle(Struct, frozen=True, kw_only=True, tag="settle"):
+    """Something is to be let go that could be needed again until all that was reported is on disk; answered by `Ack`
+    when it is, or by `Refusal`."""
+
+    ticket: int
+
+
 class SecretRequest(Struct, frozen=True, kw_only=True, tag="secret_request"):
     """The notebook reveals a secret; answered by `SecretValue`, or by `Refusal`."""
 
@@ -153,5 +160,5 @@ class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
     hard: bool
 
 
-FromKernel: TypeAlias = Hello | Report | IntentRequest | CellDone | SecretRequest | Cancelling
+FromKernel: TypeAlias = Hello | Report | IntentRequest | CellDone | Settle | SecretRequest | Cancelling
 ToKernel: TypeAlias = Welcome | Ack | Refusal | SecretValue | Cancel

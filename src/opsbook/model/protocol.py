@@ -47,6 +47,14 @@ class Channel(Protocol):
     def close_cell(self, cell_id: str | None) -> None:
         """Return when everything reported so far is recorded."""
 
+    def settle(self) -> None:
+        """Return when everything reported so far is on disk.
+
+        Raises:
+            ChannelError: the runner is gone, or did not answer within the deadline.
+            RefusedError: it could not be written.
+        """
+
     def on_cancel(self, listener: Callable[[bool], bool]) -> None:
         """Call `listener(hard)` when the run is to stop; it returns whether it ends remote commands itself."""
 
