@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 from accounts import PASSWORD, Account, made_account
@@ -30,10 +29,8 @@ from opsbook.ssh.connection import Connection
 from opsbook.ssh.follow import Follow, Progress
 from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts
 from opsbook.ssh.result import CommandResult
-from opsbook.ssh.script import COMMAND_VARIABLE, LoginShell, Script
+from opsbook.ssh.script import COMMAND_VARIABLE, Script
 from opsbook.ssh.terms import Terms
-
-Logins = WeakKeyDictionary[Connection, LoginShell]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +66,6 @@ def run(
     text: str,
     *,
     stop_when: object = None,
-    logins: Logins | None = None,
     watched: bool = True,
     timeout_s: float = 60,
     idle_s: float | None = None,
@@ -85,7 +81,6 @@ def run(
         idle_s=idle_s,
         on_output=lambda *_: None,
         terms=Terms(password=lambda: PASSWORD),
-        logins=logins,
         watched=watched,
     )
 
@@ -100,13 +95,6 @@ def run(
     if canceller is not None:
         canceller.join(10)
     return result
-
-
-def knowing(connection: Connection) -> Logins:
-    """What a first command tells of the login shell."""
-    logins: Logins = WeakKeyDictionary()
-    run(connection, "true", logins=logins)
-    return logins
 
 
 ESCAPES = "trap '' TERM\nsetsid sleep {0} </dev/null >/dev/null 2>&1 &\nsleep {0} & sleep {0}; sleep {0}"
@@ -136,10 +124,8 @@ def test_what_ends_in_time_is_not_said_to_have_escaped(connection, asleep):
 
 @pytest.mark.parametrize("text", ["sleep {}", "while :; do :; done # {}", "(sleep {}; sleep {}) & wait"])
 def test_what_runs_without_a_watcher_is_ended_too(connection, asleep, text):
-    logins = knowing(connection)
-    assert logins[connection].bash_options
     begun = time.monotonic()
-    result = run(connection, text.replace("{}", asleep), logins=logins, watched=False, timeout_s=1)
+    result = run(connection, text.replace("{}", asleep), watched=False, timeout_s=1)
     assert (result.state, result.reason) == (TargetState.TIMED_OUT, "timed out after 1 s")
     assert time.monotonic() - begun < 20
     assert not processes_with(asleep)
@@ -224,17 +210,28 @@ def test_what_bashrc_changes_does_not_reach_a_script(account, bashrc):
     (account.home / ".bashrc").write_text(bashrc + "\n")
     made = account.connect()
     try:
-        logins = knowing(made)
         text = (
             'echo "$-"; shopt extglob || :; declare -F || :; x="a x b"; printf "%s|" $x; echo; trap; '
             "set -- one; echo $#; cat; : >/dev/null; echo x >$HOME/file; echo y >$HOME/file"
         )
-        first, direct = (run(made, text, logins=known, watched=False) for known in (None, logins))
+        fresh, direct = (run(made, text, watched=False, shell=shell) for shell in ("bash -euo pipefail", None))
     finally:
         made.close()
         (account.home / ".bashrc").unlink()
-    assert first.state is TargetState.OK
-    assert (direct.state, direct.stdout, direct.stderr) == (first.state, first.stdout, first.stderr)
+    assert fresh.state is TargetState.OK
+    assert (direct.state, direct.stdout, direct.stderr) == (fresh.state, fresh.stdout, fresh.stderr)
+
+
+@pytest.mark.parametrize(("bashrc", "directly"), [(":", True), ("shopt -s checkwinsize", True), ("f() { :; }", False)])
+def test_a_login_bash_that_nobody_changed_runs_the_script_itself(account, bashrc, directly):
+    (account.home / ".bashrc").write_text(bashrc + "\n")
+    made = account.connect()
+    try:
+        result = run(made, "tr '\\0' ' ' </proc/$$/cmdline")
+    finally:
+        made.close()
+        (account.home / ".bashrc").unlink()
+    assert result.stdout.startswith("bash -c test " if directly else "bash -euo pipefail -c "), result
 
 
 @pytest.mark.parametrize("shell", ["sh", "dash", "zsh", "fish", "csh"])
@@ -245,9 +242,7 @@ def test_whatever_the_login_shell_a_script_runs_the_same(account, shell):
     subprocess.run(["usermod", "-s", path, account.name], check=True, capture_output=True)
     made = account.connect()
     try:
-        logins = knowing(made)
-        assert logins[made].bash_options is None or shell == "sh"
-        result = run(made, 'echo "$-"; cat; echo two >&2; exit 3', logins=logins, watched=False)
+        result = run(made, 'echo "$-"; cat; echo two >&2; exit 3', watched=False)
         script = Script(text="echo in; exit 4", sudo=False)
         lasting = Follow(made, script, Progress(lambda *_: None, timeout_s=60, idle_s=None), **durably()).run(
             lambda: None
@@ -264,9 +259,6 @@ def durably() -> dict[str, Any]:
 
 
 def test_nothing_of_ours_stays_on_a_target_when_all_ended_well(connection):
-    logins = knowing(connection)
-    command = Command(
-        connection, Script(text="true"), marker="mark-4f1c9e", timeout_s=60, on_output=lambda *_: None, logins=logins
-    )
+    command = Command(connection, Script(text="true"), marker="mark-4f1c9e", timeout_s=60, on_output=lambda *_: None)
     assert command.run(lambda: None).state is TargetState.OK
     wait_for(lambda: not processes_with("mark-4f1c9e"), seconds=20)

@@ -125,7 +125,7 @@ def test_the_target_keeps_what_it_knows_until_the_result_is_on_disk(sshd, tmp_pa
     made.journal.on_settle = look_and_refuse
     try:
         assert made.run("exit 3", durable=True)["web1"].exit_code == 3
-        assert (kept[0] / "code").read_text() == "003"
+        assert (kept[0] / "code").read_text() == "003\n"
     finally:
         made.close()
 

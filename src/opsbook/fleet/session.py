@@ -13,8 +13,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol
 
 from opsbook.config import load_settings
 from opsbook.errors import InventoryError
@@ -28,10 +27,6 @@ from opsbook.model.message import CHANNEL_VARIABLE, RunOptions
 from opsbook.model.protocol import Channel
 from opsbook.model.target import Inventory, Target
 from opsbook.secrets.resolve import resolve
-
-if TYPE_CHECKING:
-    from opsbook.ssh.connection import Connection
-    from opsbook.ssh.script import LoginShell
 
 
 class InFlight(Protocol):
@@ -77,8 +72,6 @@ class Session:
         self._numbers = itertools.count(1)
         self._lock = threading.Condition()
         self._in_flight: set[InFlight] = set()
-        self.login_shells: WeakKeyDictionary[Connection, LoginShell] = WeakKeyDictionary()
-        """What the first command on each connection has told of the shell it found."""
         self._secrets = threading.Lock()
         self._passwords: dict[str, str] = {}
         if channel is not None:

@@ -102,7 +102,6 @@ class Worker:
                 idle_s=idle_s,
                 on_output=self._said,
                 terms=self.terms,
-                logins=self._session.login_shells,
                 watched=changing or "\n" in script.text.strip(),
             )
 

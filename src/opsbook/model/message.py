@@ -101,8 +101,7 @@ class CellDone(Struct, frozen=True, kw_only=True, tag="cell_done"):
 
 
 class Settle(Struct, frozen=True, kw_only=True, tag="settle"):
-    """Something is to be let go that could be needed again until all that was reported is on disk; answered by `Ack`
-    when it is, or by `Refusal`."""
+    """What was reported has to be on disk before something else is let go; answered by `Ack`, or by `Refusal`."""
 
     ticket: int
 

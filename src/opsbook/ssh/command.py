@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -16,10 +17,9 @@ from opsbook.model.target import TargetState
 from opsbook.ssh.capture import Capture
 from opsbook.ssh.connection import Connection
 from opsbook.ssh.exchange import Exchange, Wake, opened
-from opsbook.ssh.fence import Fence
 from opsbook.ssh.question import ask
 from opsbook.ssh.result import CommandResult
-from opsbook.ssh.script import STOP, LoginShell, Script, prepare, read_login_shell
+from opsbook.ssh.script import STOP, Script, prepare
 from opsbook.ssh.sudo import Passage
 from opsbook.ssh.sweep import LOOK_S, end_all, look_for, read_left, tell
 from opsbook.ssh.terms import Terms
@@ -33,10 +33,7 @@ LINGER_MOST_S = 10.0
 
 
 class Command:
-    """A command that is about to run. `cancel` may be called from any thread at any time.
-
-    `logins` holds what earlier commands told of the login shell behind a connection, and gets what this one tells.
-    """
+    """A command that is about to run. `cancel` may be called from any thread at any time."""
 
     def __init__(
         self,
@@ -48,21 +45,13 @@ class Command:
         on_output: Callable[[str, str], None],
         idle_s: float | None = None,
         terms: Terms | None = None,
-        logins: MutableMapping[Connection, LoginShell] | None = None,
         watched: bool = True,
     ) -> None:
         self._connection = connection
         self._script = script
         self._marker = marker
         self._terms = terms or Terms()
-        self._logins = {} if logins is None else logins
-        self._prepared = prepare(
-            script,
-            marker=marker,
-            password=self._terms.password is not None,
-            login=self._logins.get(connection),
-            watched=watched,
-        )
+        self._prepared = prepare(script, marker=marker, password=self._terms.password is not None, watched=watched)
         self._timeout_s = timeout_s
         self._idle_s = idle_s
         self._deadline = time.monotonic() + timeout_s
@@ -71,7 +60,6 @@ class Command:
         self._cancelled = threading.Event()
         self._stdout = Capture(lambda lines: on_output("stdout", lines))
         self._stderr = Capture(lambda lines: on_output("stderr", lines))
-        self._preamble = Fence(f"{self._prepared.tells} ".encode()) if self._prepared.tells else None
 
     def cancel(self) -> None:
         """Ask for its end: the remote processes get TERM, then KILL."""
@@ -143,6 +131,8 @@ class Command:
     def _stop(self, exchange: Exchange, state: TargetState, how: str) -> tuple[CommandResult, bool]:
         """End the remote processes, and say what came of it; return also whether there is more to ask."""
         if not self._prepared.watched:
+            with suppress(OSError):
+                exchange.send(STOP, seconds=1.0)  # there may be a watcher after all
             return self._finish(state, how), True  # they are ended by their id when the channel is closed
         ended = self._tell_to_stop(exchange)
         held = ended and not exchange.drain(silence_s=STOP_S, most_s=STOP_S)
@@ -183,15 +173,7 @@ class Command:
 
     def _hear_stderr(self, data: bytes) -> None:
         self._heard_at = time.monotonic()
-        if self._preamble is None:
-            self._stderr.feed(data)
-            return
-        self._stderr.feed(self._preamble.feed(data))
-        told, end, rest = self._preamble.behind.partition(b"\n")
-        if end:
-            self._logins[self._connection] = read_login_shell(told.decode("utf-8", "replace"))
-            self._preamble = None
-            self._stderr.feed(rest)
+        self._stderr.feed(data)
 
     def _judge(self, exchange: Exchange, *, held: bool) -> CommandResult:
         """Say how it ended, from what the target told."""
@@ -206,8 +188,6 @@ class Command:
     def _finish(
         self, state: TargetState, reason: str, *, code: int | None = None, signal: str | None = None
     ) -> CommandResult:
-        if self._preamble is not None:
-            self._stderr.feed(self._preamble.rest())
         self._stdout.close()
         self._stderr.close()
         return CommandResult(

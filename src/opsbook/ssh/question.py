@@ -21,7 +21,7 @@ def ask(connection: Connection, text: str, *, like: Script, terms: Terms, second
     deadline = time.monotonic() + seconds
     script = Script(text=text, sudo=like.sudo, as_user=like.as_user)
     marker = f"opsbook-{secrets.token_hex(12)}"
-    prepared = prepare(script, marker=marker, password=terms.password is not None, login=None)
+    prepared = prepare(script, marker=marker, password=terms.password is not None)
     answer = bytearray()
     try:
         with opened(connection, deadline=deadline, wake=Wake()) as exchange:

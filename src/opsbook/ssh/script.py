@@ -12,8 +12,8 @@ a syntax error stops everything, and no command of the script can eat the rest o
 
 The script starts on line 2, so that line numbers in the shell's messages are those of an `%%on` cell.
 
-The first command on a connection tells what the login shell is. Where that is a bash as it comes, later commands run
-in it instead of starting another one, which halves what a short command costs the target.
+Where the login shell is a bash as it comes, the script runs in it instead of starting another one, which halves what a
+short command costs the target.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ _LOOP = (
     "fi; done"
 )
 _QUIET = "<&3 >/dev/null 2>&1 3<&- &"
-_WATCH = f"{{ unset REPLY; exec 3<&0 </dev/null; ( ({_LOOP}) {_QUIET} ); exec 3<&-; if :; then {{ "
-"""The watcher is nobody's child."""
-_WATCH_BASH = (
-    f"{{ unset REPLY; exec 3<&0 </dev/null; ({_LOOP}) {_QUIET} disown 2>/dev/null || :; exec 3<&-; if :; then {{ "
+_SET_WATCH = (
+    f'exec 3<&0 </dev/null; if [ "${{BASH_VERSINFO-0}}" -gt 3 ]; then ({_LOOP}) {_QUIET} disown 2>/dev/null || :; '
+    f"else ( ({_LOOP}) {_QUIET} ); fi; exec 3<&-"
 )
-"""The watcher is forgotten as a child, for one process less."""
+"""The watcher is nobody's child; bash can forget one, for one process less."""
+_WATCH = f"{{ unset REPLY; {_SET_WATCH}; if :; then {{ "
 _TETHERED = (
     "{ unset REPLY; exec 3<&0 </dev/null; (while IFS= read -r _l; do :; done; kill $$) <&3 >/dev/null 2>&1 3<&- & "
     "tether=$!; exec 3<&-; if :; then { "
 )
 """It ends with its channel."""
 _ALONE = "{ unset REPLY; exec </dev/null; if :; then { "
+_FINDABLE = f"{{ unset REPLY; if [ -r /proc/self/environ ]; then exec </dev/null; else {_SET_WATCH}; fi; if :; then {{ "
+"""No watcher where a process is found by its environment."""
 _LEAVE = "\n} fi; }\n"
 PICK = "if command -v bash >/dev/null 2>&1; then set -- bash -euo pipefail; else set -- sh -eu; fi"
 DEEPER = "SHLVL=2; export SHLVL"
@@ -55,7 +57,12 @@ DEEPER = "SHLVL=2; export SHLVL"
 MOST_LINES = 10_000
 """bash crashes while it parses one command of some 25,000 lines."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OPTIONS = re.compile(r"[a-z_:]*")
+_LOGIN_BASH = "/bin/bash"
+_AS_IT_COMES = (
+    "^hBc:(checkwinsize:)?cmdhist:(complete_fullquote:)?extquote:force_fignore:(globasciiranges:)?(globskipdots:)?"
+    "hostcomplete:interactive_comments:(patsub_replacement:)?progcomp:promptvars:sourcepath$"
+)
+"""The options of a bash that was told to run a command, of any version from 4.1 to 5.3."""
 
 
 class Script(Struct, frozen=True, kw_only=True):
@@ -75,15 +82,6 @@ class Script(Struct, frozen=True, kw_only=True):
     """A shell's command line, such as `sh -eu`; None picks bash where there is one."""
 
 
-class LoginShell(Struct, frozen=True, kw_only=True):
-    """What is known of the shell that sshd starts commands with."""
-
-    bash_options: str | None = None
-    """The options (`$BASHOPTS`) of a bash as it comes, where that is the login shell."""
-    procfs: bool = False
-    """Whether a process can be found by its environment there."""
-
-
 class Prepared(Struct, frozen=True, kw_only=True):
     """A script made ready to send."""
 
@@ -95,34 +93,25 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """Printed on stderr once sudo has let the shell through; the payload waits for it."""
     prompts: tuple[str, ...] = ()
     """What sudo prints on stderr when it wants the password: as it should, and where it leaves `%%` as it is."""
-    tells: str = ""
-    """Begins the line on stderr that says what the login shell is, before the script starts."""
     watched: bool = True
-    """Whether a watcher waits for `STOP` there."""
+    """Whether a watcher certainly waits for `STOP` there."""
 
 
 def prepare(
-    script: Script,
-    *,
-    marker: str,
-    password: bool = False,
-    login: LoginShell | None = None,
-    watched: bool = True,
-    tethered: bool = False,
+    script: Script, *, marker: str, password: bool = False, watched: bool = True, tethered: bool = False
 ) -> Prepared:
     """Return the command line and the payload for a script.
 
-    `marker` is text that nobody else prints; `password` is whether there is one for sudo. `login` is what an earlier
-    command on this connection has told. Without `watched` no watcher is started where that saves something and the
-    processes can be found by `marker`. What is `tethered` has none either: it ends with its channel.
+    `marker` is text that nobody else prints; `password` is whether there is one for sudo. Without `watched` no watcher
+    is started where the processes can be found by `marker`. What is `tethered` has none either: it ends with its
+    channel.
 
     Raises:
         UsageError: the script holds a NUL or is not Unicode, or a variable's name is not one.
     """
-    direct = not script.sudo and script.shell is None and login is not None and login.bash_options is not None
-    watched = watched or not direct or login is None or not login.procfs
-    opening = _TETHERED if tethered else _ALONE if not watched else _WATCH_BASH if direct else _WATCH
-    payload = compose(script, opening)
+    direct = not script.sudo and script.shell is None
+    watched = watched or not direct
+    payload = compose(script, _TETHERED if tethered else _WATCH if watched else _FINDABLE)
     pick = PICK if script.shell is None else f"set -- {script.shell}"
     if script.sudo:
         inner = _line(pick, f'printf "%s-%s\\n" {marker} ready >&2; {reading(len(payload))}')
@@ -130,12 +119,9 @@ def prepare(
         line = f"exec {sudo_words(script, prompt)} {inner.removeprefix('exec ')}"
         prompts = (prompt.replace("%%", "%"), prompt) if password else ()
         return Prepared(command=line, payload=payload, ready=f"{marker}-ready", prompts=prompts)
-    if login is not None and login.bash_options is not None and direct:
-        line = _in_login_bash(login.bash_options, marker, len(payload))
-        return Prepared(command=line, payload=payload, watched=watched)
-    tells = marker if marker and login is None and script.shell is None else ""
+    line = _line(pick, reading(len(payload)))
     return Prepared(
-        command=_line(pick, (_tell(tells) if tells else "") + reading(len(payload))), payload=payload, tells=tells
+        command=_in_login_bash(marker, len(payload)) + line if direct else line, payload=payload, watched=watched
     )
 
 
@@ -172,46 +158,23 @@ def sudo_words(script: Script, prompt: str) -> str:
     return f"sudo {asking} -H -u {shlex.quote(script.as_user or 'root')} --"
 
 
-def read_login_shell(told: str) -> LoginShell:
-    """Return what the line after `Prepared.tells` says.
-
-    >>> read_login_shell("bash procfs checkwinsize:cmdhist").bash_options
-    'checkwinsize:cmdhist'
-    """
-    words = told.split()
-    match words:
-        case ["bash", where, options] if _OPTIONS.fullmatch(options):
-            return LoginShell(bash_options=options, procfs=where == "procfs")
-        case _:
-            return LoginShell()
-
-
 def _line(pick: str, read: str) -> str:
     """Compose a line that any login shell (csh and fish too) passes on unchanged: single quotes, no `!`."""
     return f"exec sh -c '{pick}; {DEEPER}; exec \"$@\" -c \"$0\"' '{read}'"
 
 
-def _tell(marker: str) -> str:
-    """Return shell text that says what the login shell is: a bash only if it is the very one that runs this."""
-    return (
-        'if [ "${BASH_VERSINFO-0}" -gt 3 ] && [ "${SHELL-}" -ef "$BASH" ]; '
-        'then _l="bash $BASHOPTS"; else _l=other; fi; '
-        'if [ -r /proc/self/environ ]; then _l="${_l%% *} procfs ${_l#* }"; else _l="${_l%% *} none ${_l#* }"; fi; '
-        f'printf "%s\\n" "{marker} $_l" >&2; unset _l; '
-    )
-
-
-def _in_login_bash(options: str, marker: str, size: int) -> str:
-    """Compose a line for a login shell that is bash: it runs the script itself, unless bashrc has changed it.
+def _in_login_bash(marker: str, size: int) -> str:
+    """Return what any login shell passes over unless it is a bash that bashrc has not changed: that runs the script.
 
     What bashrc exports reaches a script either way; shell options, functions and traps must not. (Red Hat's exports a
-    function `which`.)
+    function `which`.) There is no `!` in it, which csh would take for its own.
     """
-    plain = (
-        f'[ "$-:${{BASHOPTS-}}" = "hBc:{options}" ] && ! shopt -qo posix && ! compgen -A function -X which >/dev/null'
-    )
-    clean = "trap - EXIT ERR DEBUG RETURN; IFS=$' \\t\\n'; set -euo pipefail"
-    return f': {marker}; {plain} || {_line(PICK, reading(size))}; {clean}; LC_ALL=C read -rN {size}; eval "$REPLY"'
+    plain = f'[ "${{BASH_VERSINFO-0}}" -gt 3 ] && _o="{_AS_IT_COMES}" && [[ $-:$BASHOPTS =~ $_o ]]'
+    changed = "{ shopt -qo posix || compgen -A function -X which; } >/dev/null"
+    clean = "unset _o; trap - EXIT ERR DEBUG RETURN; IFS=$' \\t\\n'; set -euo pipefail"
+    run = f'{clean}; LC_ALL=C read -rN {size}; eval "$REPLY"; exit'
+    within = f": {marker}; if {plain}; then if {changed}; then :; else {run}; fi; fi"
+    return f'test "$SHELL" = {_LOGIN_BASH} && eval {shlex.quote(within)}; '
 
 
 def _settings(script: Script) -> str:
