@@ -58,11 +58,9 @@ MOST_LINES = 10_000
 """bash crashes while it parses one command of some 25,000 lines."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOGIN_BASH = "/bin/bash"
-_AS_IT_COMES = (
-    "^hBc:(checkwinsize:)?cmdhist:(complete_fullquote:)?extquote:force_fignore:(globasciiranges:)?(globskipdots:)?"
-    "hostcomplete:interactive_comments:(patsub_replacement:)?progcomp:promptvars:sourcepath$"
-)
-"""The options of a bash that was told to run a command, of any version from 4.1 to 5.3."""
+_AS_IT_COMES = "cmdhist:extquote:force_fignore:hostcomplete:interactive_comments:progcomp:promptvars:sourcepath"
+_BY_VERSION = ("checkwinsize", "complete_fullquote", "globasciiranges", "globskipdots", "patsub_replacement")
+"""The options that are on in every bash as it comes, from 4.1 on, and those that are in some."""
 
 
 class Script(Struct, frozen=True, kw_only=True):
@@ -169,7 +167,10 @@ def _in_login_bash(marker: str, size: int) -> str:
     What bashrc exports reaches a script either way; shell options, functions and traps must not. (Red Hat's exports a
     function `which`.) There is no `!` in it, which csh would take for its own.
     """
-    plain = f'[ "${{BASH_VERSINFO-0}}" -gt 3 ] && _o="{_AS_IT_COMES}" && [[ $-:$BASHOPTS =~ $_o ]]'
+    usual = " && ".join(
+        f"_o=${{_o/:{name}:/:}}" for name in _BY_VERSION
+    )  # a pattern for all of it would cost half a ms
+    plain = f'[ "${{BASH_VERSINFO-0}}" -gt 3 ] && _o=:$BASHOPTS: && {usual} && [ "$-$_o" = hBc:{_AS_IT_COMES}: ]'
     changed = "{ shopt -qo posix || compgen -A function -X which; } >/dev/null"
     clean = "unset _o; trap - EXIT ERR DEBUG RETURN; IFS=$' \\t\\n'; set -euo pipefail"
     run = f'{clean}; LC_ALL=C read -rN {size}; eval "$REPLY"; exit'
