@@ -404,7 +404,7 @@ def test_targets_are_a_table():
 
     assert printed(print_targets, targets) == (
         "TARGET   ADDRESS                 USER   GROUPS\n"
-        "web01    10.0.0.1:22             ops    prod, web\n"
+        "web01    10.0.0.1                ops    prod, web\n"
         "db01     db01.example.org:2222   -      -\n"
     )
     assert printed(print_targets, []) == "no targets\n"

@@ -75,6 +75,8 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
         raise UsageError(f"{sources}: {error}", _guess(str(error))) from None
     if settings.ssh.host_keys not in {"", "strict", "accept-new", "off"}:
         raise UsageError(f"host_keys is {settings.ssh.host_keys!r}", "strict, accept-new or off")
+    if settings.ssh.config not in {None, "none"} and not Path(str(settings.ssh.config)).is_file():
+        raise UsageError(f"there is no ssh_config file {settings.ssh.config}", "none stands for no file")
     for name in ("password", "sudo_password"):
         given = getattr(settings.ssh, name)
         if given is not None and not is_reference(given):

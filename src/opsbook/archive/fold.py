@@ -95,6 +95,8 @@ class RecordFold:
         """Nothing more will come: a target that was sent a command nobody saw the end of is lost (SEMANTICS 18)."""
         for intent in self._sent.values():
             why = "a command was sent here and nobody knows how it ended"
+            if intent.spool is not None:
+                why += f"; it was durable: opsbook/{intent.spool} in its user's ~/.local/state keeps what it says"
             before = self._targets.get(intent.target, TargetOutcome())
             lost = replace(before, state=TargetState.LOST, exit_code=None, reason=why, cell_id=intent.cell_id)
             self._targets[intent.target] = lost

@@ -16,7 +16,7 @@ from opsbook.cli.run import run_and_watch
 from opsbook.cli.screen import is_terminal, message_console, result_console
 from opsbook.errors import UsageError
 from opsbook.execution.runner import FinishedRun
-from opsbook.model.amount import parse_duration, wave_sizes
+from opsbook.fleet.fleet import check_flags
 from opsbook.report.document import answers_document
 from opsbook.report.said import last_answers, print_answers, print_verdict
 from opsbook.report.summary import summarise
@@ -33,7 +33,18 @@ LINE = ("sudo", "as_user", "read_only", "waves", "timeout", "idle_timeout", "dur
 _LABEL = 60
 
 
-@click.command(NAME, epilog=EXAMPLES)
+class _Command(click.Command):
+    """Tells who forgot `--` that the command's own flags were taken for ours."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            message = f"{error.format_message()}\nput -- before the command: opsbook exec PATTERN -- COMMAND"
+            raise click.UsageError(message, ctx) from error
+
+
+@click.command(NAME, cls=_Command, epilog=EXAMPLES)
 @click.argument("pattern")
 @click.argument("words", metavar="COMMAND...", nargs=-1, required=True)
 @click.option(
@@ -62,7 +73,7 @@ def command(pattern: str, words: tuple[str, ...], *, as_json: bool, quiet: bool,
     failure nothing new starts, unless --max-fail allows it.
     """
     line = {name: flags.pop(name) for name in LINE}
-    _check(line)
+    check_flags(**line)
     runbook = one_command(pattern, script_of(words), **line)
     watched = is_terminal(sys.stderr) and is_terminal(sys.stdin)
     request = request_for(runbook, values={}, texts={}, pattern=pattern, terminal=watched, **flags)
@@ -74,17 +85,6 @@ def command(pattern: str, words: tuple[str, ...], *, as_json: bool, quiet: bool,
     if not silent:
         print_verdict(summarise(finished.record, copy=finished.copy), message_console())
     return code
-
-
-def _check(line: dict[str, Any]) -> None:
-    """Refuse now what the notebook would refuse in the middle of a run."""
-    for name in ("timeout", "idle_timeout"):
-        if line[name] is not None:
-            parse_duration(line[name])
-    if line["waves"] is not None:
-        wave_sizes(line["waves"], of=1)
-    if line["durable"] and line["read_only"]:
-        raise UsageError("--durable is for what changes something, and --read-only says that nothing is changed")
 
 
 def script_of(words: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from opsbook.archive.history import find_run
+from opsbook.archive.history import LAST, find_run, iter_runs
 from opsbook.config import Settings, load_settings
 from opsbook.errors import InventoryError, UsageError
 from opsbook.execution.runner import RunRequest
@@ -154,6 +154,9 @@ def failed_targets(root: Path, text: str) -> tuple[str, tuple[str, ...]]:
         UsageError: no such run, or none has failed in it, or it still runs.
     """
     run = find_run(root, text)
+    if text == LAST and run.record is not None and run.record.checking:
+        meant = (one for one in iter_runs(root) if one.record is not None and not one.record.checking)
+        run = next(meant, run)
     if run.record is None:
         raise UsageError(f"run {run.folder.run_id} is damaged: {run.problem}", "name its targets with -t")
     if run.record.status is RunState.RUNNING:

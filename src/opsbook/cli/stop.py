@@ -19,7 +19,7 @@ WAIT_S = 90.0
 
 
 @click.command("stop")
-@click.argument("what", metavar="RUN", default="last")
+@click.argument("what", metavar="RUN")
 @click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
 def command(what: str, *, archive: Path | None) -> None:
     """Stop RUN (its id, a unique part of it, or 'last'): its commands are ended and its record is finished."""

@@ -142,11 +142,17 @@ def _check_secrets(binding: Binding) -> None:
 
 
 def _check_passwords(request: RunRequest) -> None:
-    """Refuse before anything starts when a password of the settings is not there, where there are targets at all."""
-    if request.inventory is not None:
-        for name in ("password", "sudo_password"):
-            reference = getattr(request.options, name)
-            _check_reference(reference, f"{name} under [ssh]", hint="correct the reference, or set what it names")
+    """Refuse before anything starts when a password the targets are reached with is not there."""
+    if request.inventory is None:
+        return
+    hint = "correct the reference, or set what it names"
+    for name in ("password", "sudo_password"):
+        _check_reference(getattr(request.options, name), f"{name} under [ssh]", hint=hint)
+    selected, seen = set(request.selected), set[str | None]()
+    for target in (target for target in request.inventory.targets if target.name in selected):
+        for reference in {target.password, target.become.password} - seen:
+            seen.add(reference)
+            _check_reference(reference, f"a password of {target.name} in the inventory", hint=hint)
 
 
 def _check_reference(reference: JsonValue, what: str, *, hint: str) -> None:

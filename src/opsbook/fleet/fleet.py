@@ -35,6 +35,33 @@ from opsbook.redaction import Secret
 from opsbook.ssh.script import Script, prepare
 
 
+def check_flags(
+    *,
+    timeout: float | str | None = None,
+    idle_timeout: float | str | None = None,
+    waves: str | None = None,
+    durable: bool = False,
+    read_only: bool = False,
+    sudo: bool | None = None,
+    as_user: str | None = None,
+    **_others: object,
+) -> None:
+    """Refuse what is wrong about a call of `run` whatever its targets are.
+
+    Raises:
+        UsageError: an amount cannot be understood, or two flags contradict each other.
+    """
+    for amount in (timeout, idle_timeout):
+        if amount is not None:
+            parse_duration(amount)
+    if waves is not None:
+        wave_sizes(waves, of=1)
+    if durable and read_only:
+        raise UsageError("a read-only script cannot be durable", "it can be asked again: leave out one of the two")
+    if sudo is False and as_user is not None:
+        raise UsageError(f"without sudo it cannot run as {as_user!r}", "leave out one of the two")
+
+
 class Fleet:
     """Targets, in the order of the inventory. A value: selecting from it makes another one."""
 
@@ -114,9 +141,10 @@ class Fleet:
         it says nothing for `idle_timeout`. A `durable` one outlives a lost link and the end of this program.
 
         Raises:
-            UsageError: it cannot be both durable and read-only.
+            UsageError: two of these contradict each other, or an amount cannot be understood.
             FleetError: more targets failed than `max_fail` (a number, or a percentage of this fleet) allows.
         """
+        check_flags(durable=durable, read_only=read_only, sudo=sudo, as_user=as_user)
         made = Script(text=script, directory=directory, sudo=sudo, as_user=as_user, shell=shell)
         operation = self._operation(
             made, env or {}, timeout=timeout, idle_timeout=idle_timeout, read_only=read_only, vars=vars, durable=durable
@@ -136,8 +164,6 @@ class Fleet:
         durable: bool,
     ) -> RunScript:
         """Return what is done with a script, with the parameters as its variables and secrets revealed."""
-        if durable and read_only:
-            raise UsageError("a read-only script cannot be durable", "it can be asked again: leave out one of the two")
         environment = {name: v.reveal() if isinstance(v, Secret) else str(v) for name, v in env.items()}
         options = self._session.options
         return RunScript(

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from opsbook.errors import UsageError
 from opsbook.fleet.api import targets
-from opsbook.fleet.fleet import Fleet
+from opsbook.fleet.fleet import Fleet, check_flags
 from opsbook.fleet.operation import shell_value
 from opsbook.fleet.result import FleetResult
 from opsbook.fleet.session import current
@@ -77,7 +77,12 @@ def read_line(line: str, namespace: Mapping[str, object]) -> dict[str, Any]:
         words = [_filled(word, namespace) for word in shlex.split(line)]
     except ValueError as error:
         raise UsageError(f"%%on: {error} in {line!r}") from error
-    return vars(_parser().parse_args(words))
+    flags = vars(_parser().parse_args(words))
+    try:
+        check_flags(**flags)
+    except UsageError as error:
+        raise UsageError(f"%%on: {error}", error.hint) from error
+    return flags
 
 
 def variables_in(line: str) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ def parse_share(text: str | int, *, of: int) -> int:
     match = re.fullmatch(r"\s*([0-9]{1,9})\s*(%?)\s*", str(text))
     if not match:
         raise UsageError(f"{text!r} is neither a number nor a percentage", "such as 2 or 10%")
+    if match[2] and int(match[1]) > 100:  # noqa: PLR2004  percent
+        raise UsageError(f"{text!r} is more than all", "100% is all")
     return of * int(match[1]) // 100 if match[2] else int(match[1])
 
 
@@ -58,7 +60,11 @@ def wave_sizes(text: str, *, of: int) -> list[int]:
     Raises:
         UsageError: a part is neither a number nor a percentage.
     """
-    parts = [parse_share(part, of=of) for part in str(text).split(",")]
+    words = str(text).split(",")
+    parts = [parse_share(part, of=of) for part in words]
+    for word in words:
+        if not word.strip(" 0%"):
+            raise UsageError(f"a wave of {word.strip()!r} has no target", "such as 1,25%,100%")
     sizes: list[int] = []
     left = of
     while left > 0:

@@ -26,7 +26,7 @@ def reached(targets: Sequence[Target], answers: Mapping[str, TargetEnded]) -> tu
     found = [
         Reach(
             name=target.name,
-            address=target.address,
+            address=target.address if target.port else target.host,
             state=answers[target.name].state,
             reason=explain(answers[target.name]),
             duration_s=answers[target.name].duration_s,

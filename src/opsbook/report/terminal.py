@@ -120,7 +120,7 @@ def print_targets(targets: Sequence[Target], console: Console) -> None:
     rows = [
         [
             (one_line(target.name), ""),
-            (one_line(target.address), ""),
+            (one_line(target.address if target.port else target.host), ""),
             (one_line(target.user or "-"), ""),
             (one_line(", ".join(target.groups)) or "-", ""),
         ]

@@ -52,7 +52,9 @@ def of_reaching(error: Exception, where: str, *, within_s: float) -> FaultError:
     if isinstance(error, paramiko.ChannelException):
         prohibited = error.code == _CHANNEL_PROHIBITED
         what = "may not be reached" if prohibited else "cannot be reached"
-        return FaultError(f"{where} {what} from there: {error.text.lower()}", attempts=ONCE if prohibited else FEW)
+        return FaultError(
+            f"{where} {what} from the jump host: {error.text.lower()}", attempts=ONCE if prohibited else FEW
+        )
     if isinstance(error, paramiko.SSHException) and "Timeout" in str(error):
         return _late(where, within_s)
     return _of_link(error, where, within_s=within_s)

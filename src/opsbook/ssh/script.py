@@ -158,7 +158,7 @@ def sudo_words(script: Script, prompt: str) -> str:
 
 def _line(pick: str, read: str) -> str:
     """Compose a line that any login shell (csh and fish too) passes on unchanged: single quotes, no `!`."""
-    return f"exec sh -c '{pick}; {DEEPER}; exec \"$@\" -c \"$0\"' '{read}'"
+    return f"exec sh -c '_r=$1; {pick}; {DEEPER}; exec \"$@\" -c \"$_r\"' sh '{read}'"
 
 
 def _in_login_bash(marker: str, size: int) -> str:

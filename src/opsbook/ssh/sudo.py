@@ -122,8 +122,9 @@ class Passage:
             return None  # it was let through and ended at once: sending will fail and say so
         if not self._exchange.connection.alive:
             return Barred(state=TargetState.UNREACHABLE, reason="the link was lost before it was sent; nothing ran")
-        words = self.said.decode("utf-8", "replace").split("\n")
-        last = next((line.strip() for line in reversed(words) if line.strip()), "")
+        words = [line.strip() for line in self.said.decode("utf-8", "replace").split("\n") if line.strip()]
+        # what it says first is why; what follows may be about its own plug-ins
+        last = next((line for line in words if line.startswith("sudo: ")), words[-1] if words else "")
         if len(last) > _LONG:  # it quotes what it was to execute, which is ours
             last = f"{last[:100]} … {last[-50:]}"
         asked = "" if self._prompts else "; no password for it was given"
