@@ -32,7 +32,7 @@ COMMAND_VARIABLE = "OPSBOOK_COMMAND"
 
 _LOOP = (
     'trap "" HUP INT TERM; while IFS= read -r _l; do if [ "$_l" = stop ]; then '
-    "pkill -TERM -s 0 || kill -TERM 0; sleep 1; pkill -KILL -s 0 || kill -KILL 0; kill -KILL 0; "
+    "kill -TERM 0 || :; pkill -TERM -s 0 || :; sleep 1; pkill -KILL -s 0 || :; kill -KILL 0; "
     "fi; done"
 )
 _QUIET = "<&3 >/dev/null 2>&1 3<&- &"
