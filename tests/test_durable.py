@@ -23,7 +23,7 @@ from rig import Rig, known_hosts, target_of
 from servers import connect
 from support import processes_with, wait_for
 
-from opsbook.errors import RefusedError, UsageError
+from opsbook.errors import FleetError, RefusedError, UsageError
 from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.operation import RunScript, Work
 from opsbook.model.event import Intent
@@ -376,3 +376,26 @@ def test_a_plain_user_has_its_own_spools_also_under_sudo(account, asleep, tmp_pa
     assert (sudo.state, sudo.stdout) == (TargetState.TIMED_OUT, "root\n")
     assert "1 process escaped: sleep (pid" in sudo.reason
     wait_for(lambda: len(processes_with(f"sleep {asleep}")) == 1, seconds=20)
+
+
+def test_a_failure_counts_before_what_it_left_is_tidied_up(sshd, tmp_path):
+    """The limit holds while a target that failed is slow to let go of its spool."""
+    names = [f"web{number}" for number in range(1, 7)]
+    made = rig(sshd, tmp_path, *(target_of(sshd, name, host=f"127.0.9.{n}") for n, name in enumerate(names, 1)))
+    made.journal.on_settle = lambda: time.sleep(1.5)
+    try:
+        with pytest.raises(FleetError):
+            made.run('[ "$OPSBOOK_TARGET" != web1 ]', durable=True, parallel=1, check=True)
+    finally:
+        made.close()
+    assert [name for name in names if made.runs(name)] == ["web1"]
+
+
+def test_an_old_folder_that_is_no_spool_stays(sshd, connection):
+    folder = spools(sshd.folder) / "notes of mine"
+    folder.mkdir(parents=True, exist_ok=True)
+    long_ago = time.time() - (KEEP_DAYS + 1) * 86400
+    os.utime(folder, (long_ago, long_ago))
+    assert follow(connection, "true", spool=secrets.token_hex(12), starting=True).state is TargetState.OK
+    time.sleep(0.5)
+    assert folder.is_dir()

@@ -68,7 +68,7 @@ def see_through(link: Link, script: Script, progress: Progress, *, spool: str, s
     )
     attempt = 0
     while result.state is TargetState.LOST and time.monotonic() < progress.deadline:
-        if progress.unheard >= MOST_UNHEARD:
+        if progress.refused or progress.unheard >= MOST_UNHEARD:
             return _given_up(progress, spool, TargetState.LOST, result.reason)
         pause = BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
         attempt += 1

@@ -7,6 +7,7 @@ After every result the limits are looked at: once passed, nothing new starts and
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -240,17 +241,13 @@ class Fanout:
     def _perform(self, worker: Worker) -> CommandResult:
         try:
             return self.operation.perform(worker)
-        except ConnectError as error:
-            return CommandResult(state=TargetState(error.state), reason=str(error))
-        except CallClosedError as error:
-            return CommandResult(state=TargetState.SKIPPED, reason=str(error))
-        except RefusedError as error:
-            self._refused = error
-            return CommandResult(state=TargetState.SKIPPED, reason=str(error))
         except ChannelError:
             raise
         except Exception as error:  # noqa: BLE001  the border of one target: its error is its result, the others go on
-            return CommandResult(state=TargetState.FAILED, reason=f"internal error: {type(error).__name__}: {error}")
+            if isinstance(error, RefusedError) and not isinstance(error, CallClosedError):
+                self._refused = error
+            state, reason = _meaning(error, worker)
+            return CommandResult(state=state, reason=reason)
 
     def _settle(self, target: Target, result: CommandResult, seconds: float, worker: Worker | None = None) -> None:
         """Report a result, then count it, then let others see it. A target's first result is the one that holds."""
@@ -263,12 +260,14 @@ class Fanout:
         except ChannelError as error:
             self._give_up(error)
             return
+        with self._changed:
+            if result.state.is_failure:
+                self._count_failure(target)  # before any tidying up, which may take its time on a target that failed
+            self._changed.notify_all()
         if worker is not None:
             worker.close()
         with self._changed:
             self._open.discard(target.name)
-            if result.state.is_failure:
-                self._count_failure(target)
             self._changed.notify_all()
 
     def _give_up(self, error: Exception) -> None:
@@ -344,6 +343,21 @@ class Fanout:
     def _settle_idle(self) -> None:
         """Give up the targets no command runs on, such as those still connecting: nobody has to wait for them."""
         with self._changed:
-            idle = [worker for worker in self._working.values() if not worker.busy]
+            idle = [one for one in self._working.values() if not (one.busy or (one.lasting and one.changed))]
         for worker in idle:
             self._settle(worker.target, CommandResult(state=TargetState.CANCELLED, reason=worker.how_far), 0.0)
+
+
+def _meaning(error: Exception, worker: Worker) -> tuple[TargetState, str]:
+    """Say what an error makes of its target, and why."""
+    match error:
+        case ConnectError():
+            return TargetState(error.state), str(error)
+        case CallClosedError() if worker.changed:  # a step of it has left, and nobody waits for what it comes to
+            return TargetState.CANCELLED, worker.how_far
+        case RefusedError():
+            return TargetState.SKIPPED, str(error)
+        case OSError(errno=errno.EMFILE | errno.ENFILE) if not worker.sent:
+            return TargetState.UNREACHABLE, "nothing was sent: too many open files here; --parallel takes fewer at once"
+        case _:
+            return TargetState.FAILED, f"internal error: {type(error).__name__}: {error}"

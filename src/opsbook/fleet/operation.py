@@ -218,8 +218,8 @@ class WaitUntil(msgspec.Struct, frozen=True, kw_only=True):
                     changing=False,
                     connect_s=min(left, 10),
                 )
-                if asked.state in {TargetState.OK, TargetState.CANCELLED}:
-                    return asked
+                if asked.state in {TargetState.OK, TargetState.CANCELLED, TargetState.BECOME}:
+                    return asked  # a password that was refused is not said again and again: that locks accounts
             except ConnectError as error:
                 if error.state != TargetState.UNREACHABLE or deadline - time.monotonic() <= self.every_s:
                     raise

@@ -19,6 +19,8 @@ SHORT_S = 15.0
 """Seconds a question such as the boot id may take."""
 BACK_OFF_S = (1.0, 1.0, 2.0, 2.0, 5.0)
 """Pauses between attempts to reach a machine that is booting; the last one repeats."""
+LOGIN_PAUSE_S, MOST_REFUSALS = 20.0, 3
+"""A machine that boots may refuse logins for a while; one that goes on refusing is not asked until an account locks."""
 
 
 class Reboot(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +66,9 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self.script, text=text)
 
     def _await_boot(self, work: Work, before: str, deadline: float) -> CommandResult:
-        seen = "it went down and did not come back"
+        seen, refusals = "it went down and did not come back", 0
         for attempt in range(1_000_000):
-            if work.pause(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]):
+            if work.pause(LOGIN_PAUSE_S if refusals else BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]):
                 return CommandResult(state=TargetState.CANCELLED, reason="cancelled while it was rebooting")
             left = deadline - time.monotonic()
             if left <= 0:
@@ -76,7 +78,8 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
                     Script(text=BOOT_ID), timeout_s=min(SHORT_S, left), changing=False, connect_s=min(5, left)
                 )
             except ConnectError as error:
-                if error.state == TargetState.HOSTKEY:
+                refusals += error.state == TargetState.AUTH
+                if error.state == TargetState.HOSTKEY or refusals >= MOST_REFUSALS:
                     raise
                 work.disconnect()
                 continue  # it is down, or its sshd is not up yet

@@ -10,13 +10,14 @@ import atexit
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from opsbook.config import load_settings
-from opsbook.errors import InventoryError
+from opsbook.errors import InventoryError, SecretError
 from opsbook.fleet.channel import ChannelClient
 from opsbook.fleet.live import LiveOutput
 from opsbook.fleet.operation import shell_value
@@ -28,6 +29,9 @@ from opsbook.model.protocol import Channel
 from opsbook.model.target import Inventory, Target
 from opsbook.secrets.resolve import resolve
 
+REST_S = 10.0
+"""Seconds a password that could not be had is not asked for again."""
+
 
 class InFlight(Protocol):
     """A fan-out that is under way."""
@@ -38,6 +42,16 @@ class InFlight(Protocol):
 
     def cancel(self, *, hard: bool) -> None:
         """Start nothing new; with `hard`, end what runs."""
+
+
+class _Password:
+    """One password: who needs it first asks for it, and all who wait meanwhile share what comes of it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.value = ""
+        self.error: SecretError | None = None
+        self.failed_at = float("-inf")
 
 
 class Session:
@@ -72,8 +86,7 @@ class Session:
         self._numbers = itertools.count(1)
         self._lock = threading.Condition()
         self._in_flight: set[InFlight] = set()
-        self._secrets = threading.Lock()
-        self._passwords: dict[str, str] = {}
+        self._passwords: dict[str, _Password] = {}
         if channel is not None:
             channel.on_cancel(self.cancel)
         atexit.register(self.pool.close)
@@ -120,10 +133,17 @@ class Session:
         Raises:
             SecretError: the reference cannot be resolved.
         """
-        with self._secrets:
-            if reference not in self._passwords:
-                self._passwords[reference] = self.reveal(reference)
-            return self._passwords[reference]
+        with self._lock:
+            known = self._passwords.setdefault(reference, _Password())
+        with known.lock:
+            if not known.value and time.monotonic() - known.failed_at > REST_S:
+                try:
+                    known.value, known.error = self.reveal(reference), None
+                except SecretError as error:
+                    known.error, known.failed_at = error, time.monotonic()
+            if known.error is not None:
+                raise SecretError(known.error.message, known.error.hint)
+            return known.value
 
     def enter(self, call: InFlight) -> None:
         """A fan-out begins."""
@@ -155,13 +175,21 @@ def _nowhere(_: object) -> None:
     """Show nothing: there is no notebook."""
 
 
-@lru_cache(maxsize=1)
 def current() -> Session:
-    """Return this process's session, made at the first call.
+    """Return this process's session, made at the first call; another thread that calls meanwhile waits for it.
 
     Raises:
         OpsbookError: the runner does not answer, or the settings or the inventory cannot be read.
     """
+    with _MAKING:
+        return _the_only_one()
+
+
+_MAKING = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _the_only_one() -> Session:
     descriptor = os.environ.get(CHANNEL_VARIABLE)
     if descriptor is None:
         return _from_settings()
@@ -174,7 +202,7 @@ def current() -> Session:
 
 def has_session() -> bool:
     """Whether this process has a session already, or a runner that waits for it to make one."""
-    return CHANNEL_VARIABLE in os.environ or current.cache_info().currsize > 0
+    return CHANNEL_VARIABLE in os.environ or _the_only_one.cache_info().currsize > 0
 
 
 def _from_runner(channel: ChannelClient) -> Session:

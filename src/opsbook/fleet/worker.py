@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -67,6 +68,8 @@ class Worker:
         """Whether anything was sent here: what is under way goes on when the call closes."""
         self.busy = False
         """Whether a command is under way here."""
+        self.lasting = False
+        """Whether a durable one is seen through, also while its link is down."""
         self.changed = False
         self._spools: list[tuple[Script, str]] = []
         """What durable commands that are over have left on the target."""
@@ -116,7 +119,11 @@ class Worker:
         name = spool or new_spool()
         named = self._named(script, name)
         progress = Progress(self._said, timeout_s=timeout_s, idle_s=idle_s)
-        result = see_through(self, named, progress, spool=name, starting=spool is None)
+        self.lasting = True
+        try:
+            result = see_through(self, named, progress, spool=name, starting=spool is None)
+        finally:
+            self.lasting = False
         if progress.read:
             self._spools.append((named, name))
         return result
@@ -134,7 +141,8 @@ class Worker:
         except (ChannelError, RefusedError):
             return
         for script, spool in spools:
-            forget(self, script, spool)
+            with suppress(Exception):  # the result is known, and what is left there goes in time
+                forget(self, script, spool)
 
     @property
     def terms(self) -> Terms:

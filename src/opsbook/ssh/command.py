@@ -76,6 +76,9 @@ class Command:
             before_send()
             if self._cancelled.is_set():
                 return CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent")
+            if time.monotonic() >= self._deadline:
+                reason = f"timed out after {self._timeout_s:g} s before it was sent; nothing ran"
+                return CommandResult(state=TargetState.TIMED_OUT, reason=reason)
             result, stopped = self._converse(exchange)
         return self._look_after(result) if stopped else result
 

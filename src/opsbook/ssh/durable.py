@@ -82,6 +82,7 @@ else rmdir "$d"; echo {marker} alone >&2; exit 0; fi
 start() {{ {variable}=$spool; export {variable}; detach sh -c {leader} {read} "$d" "$was"; }}
 (printf %s {payload} | start >/dev/null 2>&1 &)
 find "$b"/* -prune -type d -mtime +{days} 2>/dev/null | while IFS= read -r old; do
+  case ${{old##*/}} in *[!0-9a-f]*) continue ;; ????????????????*) ;; *) continue ;; esac
   if [ -f "$old/code" ] || ! alive "$old"; then rm -rf -- "$old"; fi
 done
 """

@@ -38,6 +38,8 @@ _NEVER = {
     "alone": (TargetState.FAILED, "the target has neither setsid nor perl to detach it; nothing ran"),
 }
 _GONE = "it died without an exit code: killed, or the machine went down"
+_MOST_WORDS = 4096
+"""Bytes of what is said before the command that are kept."""
 
 
 class Progress:
@@ -54,6 +56,8 @@ class Progress:
         """Whether the target told how it ended, so that nothing it keeps is needed any more."""
         self.unheard = 0
         """How often in a row the target's shell ended without a word of the command."""
+        self.refused = False
+        """Whether sudo does not let the follower through: asking again would only say the password again."""
         self.out = 0
         self.err = 0
         self._stdout = Capture(lambda lines: on_output("stdout", lines))
@@ -148,6 +152,7 @@ class Follow:
                 else f"timed out after {self._progress.timeout_s:g} s"
             )
             return self._end(barred.state, how)
+        self._progress.refused = barred.state is TargetState.BECOME
         return self._progress.result(TargetState.LOST, f"it cannot be reached again: {barred.reason}")
 
     def _hear_out(self, hearing: _Hearing) -> tuple[TargetState, str] | None:
@@ -298,7 +303,7 @@ class _Hearing:
         if self.told:
             self._progress.hear_stderr(self._last.feed(data))
             return
-        self._said += self._err.feed(data)
+        self._said = (self._said + self._err.feed(data))[-_MOST_WORDS:]
         told, end, rest = self._err.behind.partition(b"\n")
         if end and told.startswith(b"/"):
             self.told = told

@@ -56,6 +56,8 @@ DEEPER = "SHLVL=2; export SHLVL"
 """A bash that sshd started reads bashrc even for a script, and trips over it under -u; a deeper one does not."""
 MOST_LINES = 10_000
 """bash crashes while it parses one command of some 25,000 lines."""
+SPARE_LINES = 200
+"""Lines that what follows a durable script has around it."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOGIN_BASH = "/bin/bash"
 _AS_IT_COMES = "cmdhist:extquote:force_fignore:hostcomplete:interactive_comments:progcomp:promptvars:sourcepath"
@@ -79,6 +81,10 @@ class Script(Struct, frozen=True, kw_only=True):
     shell: str | None = None
     """A shell's command line, such as `sh -eu`; None picks bash where there is one."""
 
+    def __repr__(self) -> str:
+        """Show no value of a variable: some are secrets, and a traceback may show this."""
+        return f"Script({self.text[:60]!r}, variables={[*self.variables]}, environment={[*self.environment]})"
+
 
 class Prepared(Struct, frozen=True, kw_only=True):
     """A script made ready to send."""
@@ -93,6 +99,10 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """What sudo prints on stderr when it wants the password: as it should, and where it leaves `%%` as it is."""
     watched: bool = True
     """Whether a watcher certainly waits for `STOP` there."""
+
+    def __repr__(self) -> str:
+        """Show nothing of the payload: it holds secrets."""
+        return f"Prepared({self.command[:60]!r}, {len(self.payload)} bytes)"
 
 
 def prepare(
@@ -109,7 +119,10 @@ def prepare(
     """
     direct = not script.sudo and script.shell is None
     watched = watched or not direct
-    payload = compose(script, _TETHERED if tethered else _WATCH if watched else _FINDABLE)
+    if tethered:
+        payload = compose(script, _TETHERED, most_lines=MOST_LINES + SPARE_LINES)
+    else:
+        payload = compose(script, _WATCH if watched else _FINDABLE)
     pick = PICK if script.shell is None else f"set -- {script.shell}"
     if script.sudo:
         inner = _line(pick, f'printf "%s-%s\\n" {marker} ready >&2; {reading(len(payload))}')
@@ -123,7 +136,7 @@ def prepare(
     )
 
 
-def compose(script: Script, opening: str = _ALONE) -> bytes:
+def compose(script: Script, opening: str = _ALONE, *, most_lines: int = MOST_LINES) -> bytes:
     """Return the one command that is the script: parsed whole, without its own text as input.
 
     Raises:
@@ -131,7 +144,7 @@ def compose(script: Script, opening: str = _ALONE) -> bytes:
     """
     if "\0" in script.text:
         raise UsageError("the script holds a NUL character, which no shell can read")
-    if script.text.count("\n") > MOST_LINES:
+    if script.text.count("\n") > most_lines:
         raise UsageError(
             f"the script has more than {MOST_LINES:,} lines", "put it into a file on the target and run that"
         )
