@@ -104,6 +104,7 @@ class Notebook:
         )
         self.session.report = self.events.append  # type: ignore[method-assign]
         self.session.intend = self.events.append  # type: ignore[method-assign,assignment]
+        self.targets = targets
         self.fleet = Fleet(self.session, targets)
 
     def sent(self) -> list[str]:
@@ -260,7 +261,7 @@ def test_a_file_arrives_whole_and_comes_back(notebook, there, tmp_path):
     assert names(local.parent) == [ODD]
 
 
-@pytest.mark.parametrize("size", [0, 1, 32_674, 32_675, 32_676, 524_288])
+@pytest.mark.parametrize("size", [0, 1, 32_674, 32_675, 32_676, 261_119, 261_121, 524_288])
 def test_sizes_around_those_of_the_pieces_arrive_whole(notebook, there, tmp_path, size):
     data = os.urandom(size)
     notebook.fleet.put(content=data, remote=there / "data")
@@ -275,6 +276,33 @@ def test_a_hundred_megabytes_arrive_whole_and_come_back(notebook, there, tmp_pat
     assert hashlib.sha256((there / "data").read_bytes()).digest() == hashlib.sha256(data).digest()
     notebook.fleet.get(there / "data", tmp_path / "got")
     assert hashlib.sha256((tmp_path / "got/web1/data").read_bytes()).digest() == hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize(
+    "agreed",
+    [
+        "Ciphers aes256-gcm@openssh.com",
+        "Ciphers aes128-ctr\nMACs hmac-sha2-256",
+        "Ciphers aes256-ctr\nMACs hmac-sha2-512-etm@openssh.com",
+        "RekeyLimit 1M",
+        "ForceCommand internal-sftp -P limits",
+    ],
+)
+def test_a_file_arrives_whole_whatever_the_server_agrees_to(sshd, tmp_path, there, agreed):
+    with sftp_server(sshd, tmp_path, extra=agreed) as server, opened(server) as notebook:
+        notebook.fleet.put(content=BIG, remote=there / "data")
+    assert (there / "data").read_bytes() == BIG
+
+
+def test_a_file_arrives_whole_when_this_side_asks_for_new_keys_on_the_way(notebook, there):
+    notebook.fleet.put(content="1", remote=there / "data")
+    connection, fresh = notebook.session.pool.connection(notebook.targets[0])
+    assert not fresh
+    connection.transport.packetizer.REKEY_BYTES = 1_000_000
+    before = connection.transport.H
+    notebook.fleet.put(content=BIG, remote=there / "data")
+    assert (there / "data").read_bytes() == BIG
+    assert before != connection.transport.H
 
 
 def test_a_new_file_has_the_mode_it_is_given_and_an_old_one_keeps_its_own(notebook, there):
@@ -753,6 +781,26 @@ def test_the_names_of_paramiko_that_transfers_use_still_stand():
     channel = paramiko.Channel(1)
     assert callable(channel.in_buffer.set_event)
     assert not channel.eof_received
-    assert "out_max_packet_size" in paramiko.Channel._set_remote_channel.__code__.co_names
+    assert {"remote_chanid", "out_window_size", "out_max_packet_size"} <= set(
+        paramiko.Channel._set_remote_channel.__code__.co_names
+    )
+    assert "lock" in paramiko.Channel._window_adjust.__code__.co_names
+    assert not channel.closed
+    assert not channel.eof_sent
     assert callable(paramiko.Transport._send_user_message)
     assert issubclass(paramiko.Transport, threading.Thread)
+
+
+def test_the_names_of_paramiko_that_a_burst_is_sealed_with_still_stand():
+    packets = paramiko.packet.Packetizer(socket.socket())
+    with packets._Packetizer__write_lock:
+        nonce = bytes(4) + (2**64 - 2).to_bytes(8, "big")
+        assert packets._inc_iv_counter(nonce) == nonce[:-1] + b"\xff"
+    used = {"block_engine_out", "compress_engine_out", "aead_out", "iv_out", "sequence_number_out"}
+    used |= {"sent_bytes", "sent_packets", "received_bytes_overflow", "received_packets_overflow"}
+    assert {f"_Packetizer__{name}" for name in used} <= set(vars(packets))
+    assert {f"_Packetizer__{name}" for name in used} <= set(paramiko.packet.Packetizer.send_message.__code__.co_names)
+    assert callable(packets._trigger_rekey)
+    assert packets.REKEY_BYTES <= 2**29
+    assert packets.REKEY_PACKETS <= 2**29
+    packets.close()

@@ -23,9 +23,11 @@ from opsbook.ssh.sftp import Attributes, Code, Kind, SftpSession, StatusError
 from opsbook.ssh.transfer import BROKEN, CLEAN_S, StoppedError, Term, Transfer, TransferError, said
 
 PIECE = 32 * 1024
-"""Bytes of one read or write: what every server takes."""
+"""Bytes of one read: what every server gives."""
+AHEAD = 512 * 1024
+"""Bytes of writes under way at a time. More fill sshd's buffers, which it then copies again and again."""
 WRITES = 16
-"""Writes under way at a time. More fill sshd's buffers, which it then copies again and again."""
+"""Writes under way at a time, however small they have to be."""
 READS = 64
 """Reads under way at a time, as OpenSSH has them."""
 PERMISSIONS = 0o7777
@@ -55,6 +57,7 @@ class _Upload(Transfer):
         """Open the part, which must not be there yet."""
         folder = _folder(self._part)
         self.leftover = True
+        session.ask_limits()
         try:
             return session.open(self._part, sftp.WRITE | sftp.CREATE | sftp.EXCLUSIVE, mode=0o600)
         except StatusError as error:
@@ -66,13 +69,15 @@ class _Upload(Transfer):
     def _write(self, session: SftpSession, handle: bytes) -> None:
         """Write everything, with a bounded number of pieces under way."""
         self._begun = True
-        piece, size, offset = session.piece(handle, PIECE), len(self._data), 0
-        named, under_way = sftp.text(handle), 0
+        piece, size, offset = session.piece(handle), len(self._data), 0
+        named, under_way, most = sftp.text(handle), 0, max(2, min(WRITES, AHEAD // piece))
         while self._moved < size:
-            while offset < size and under_way < WRITES:
-                part = self._data[offset : offset + piece]
-                session.request(Kind.WRITE, named, sftp.long(offset), sftp.number(len(part)), part)
-                offset, under_way = offset + len(part), under_way + 1
+            if under_way <= most // 2 and offset < size:  # several at once: each sending costs more than its bytes
+                end = min(size, offset + (most - under_way) * piece)
+                parts = [(start, self._data[start : min(end, start + piece)]) for start in range(offset, end, piece)]
+                fields = [(named, sftp.long(start), sftp.number(len(part)), part) for start, part in parts]
+                under_way += len(session.requests(Kind.WRITE, fields))
+                offset = end
             _, _, status = session.next_answer()
             under_way -= 1
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -17,13 +18,17 @@ import paramiko
 from msgspec import Struct
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
+from opsbook.ssh.transport import PACKET_SPARE, FleetTransport
+
 LONGEST = 1024 * 1024
 """Bytes of an answer; a longer one is no SFTP."""
 SEND_S = 0.5
 """Seconds without room to send after which patience is asked again."""
 _READ = 256 * 1024
-_PACKET_SPARE = 64
-"""What paramiko keeps free in every packet."""
+_PIECE = 32 * 1024
+"""Bytes of one write: what every server takes."""
+_LONGEST_PIECE = 255 * 1024
+"""Bytes of one write where the server takes more: OpenSSH's limit."""
 
 
 class Kind(IntEnum):
@@ -66,6 +71,7 @@ READ, WRITE, CREATE, EXCLUSIVE = 1, 2, 8, 32
 """How a file is opened."""
 POSIX_RENAME = b"posix-rename@openssh.com"
 STATVFS = b"statvfs@openssh.com"
+LIMITS = b"limits@openssh.com"
 
 
 class StatusError(Exception):
@@ -129,12 +135,14 @@ class Patience(Protocol):
 class SftpSession:
     """One SFTP session on an open channel."""
 
-    def __init__(self, channel: paramiko.Channel, patience: Patience) -> None:
+    def __init__(self, transport: FleetTransport, channel: paramiko.Channel, patience: Patience) -> None:
+        self._transport = transport
         self._channel = channel
         self._patience = patience
         self._numbers = itertools.count(1)
         self._arrived = bytearray()
         self._answers: dict[int, tuple[int, bytes]] = {}
+        self._limits: int | None = None
         self.extensions: frozenset[bytes] = frozenset()
 
     def begin(self) -> None:
@@ -151,7 +159,7 @@ class SftpSession:
         request.add_string("subsystem")
         request.add_boolean(True)  # noqa: FBT003  paramiko's signature
         request.add_string("sftp")
-        self._channel.get_transport()._send_user_message(request)  # type: ignore[attr-defined]  # noqa: SLF001
+        self._transport._send_user_message(request)  # type: ignore[attr-defined]  # noqa: SLF001
         self._send(number(5) + bytes((Kind.INIT,)) + number(3))
         kind, body = self._message()
         if kind != Kind.VERSION:
@@ -159,17 +167,37 @@ class SftpSession:
         words = _texts(body[4:])
         self.extensions = frozenset(words[::2])
 
-    def piece(self, handle: bytes, most: int) -> int:
-        """Return how many bytes a write may hold to travel in one packet, `most` at most."""
+    def ask_limits(self) -> None:
+        """Ask how much a write may hold, where the server can say; `piece` takes the answer."""
+        if LIMITS in self.extensions:
+            self._limits = self.request(Kind.EXTENDED, text(LIMITS))
+
+    def piece(self, handle: bytes) -> int:
+        """Return how many bytes a write may hold: one packet, or as many as the server says that it takes."""
         head = 4 + 1 + 4 + 4 + len(handle) + 8 + 4
-        return max(1, min(most, self._channel.out_max_packet_size - _PACKET_SPARE - head))
+        piece = max(1, min(_PIECE, self._channel.out_max_packet_size - PACKET_SPARE - head))
+        if self._limits is None:
+            return piece
+        try:
+            body = self.answer_to(self._limits, expect=Kind.EXTENDED_REPLY)
+        except StatusError:
+            return piece
+        _, _, most = struct.unpack(">3Q", body[:24])
+        return max(piece, min(_LONGEST_PIECE, int(most)))
 
     def request(self, kind: Kind, *fields: bytes | memoryview) -> int:
         """Send a request; return its number."""
-        chosen = next(self._numbers)
-        length = 5 + sum(map(len, fields))
-        self._send(b"".join((number(length), bytes((kind,)), number(chosen), *fields)))
-        return chosen
+        return self.requests(kind, [fields])[0]
+
+    def requests(self, kind: Kind, each: Iterable[Sequence[bytes | memoryview]]) -> list[int]:
+        """Send several requests of a kind at once; return their numbers."""
+        numbers: list[int] = []
+        parts: list[bytes | memoryview] = []
+        for fields in each:
+            numbers.append(next(self._numbers))
+            parts += (number(5 + sum(map(len, fields))), bytes((kind,)), number(numbers[-1]), *fields)
+        self._send(b"".join(parts))
+        return numbers
 
     def next_answer(self) -> tuple[int, int, bytes]:
         """Return the next answer, to whatever request: its number, its kind, its body."""
@@ -239,7 +267,8 @@ class SftpSession:
         while view:
             self._patience.check()
             try:
-                sent = self._channel.send(view)  # type: ignore[arg-type]  # it takes whatever has a length and slices
+                sent = self._transport.send_data(self._channel, view) if len(view) > _PIECE else 0
+                sent = sent or self._channel.send(view)  # type: ignore[arg-type]  # it takes whatever has a length and slices
             except TimeoutError:
                 continue
             except OSError as error:

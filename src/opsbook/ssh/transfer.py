@@ -172,7 +172,7 @@ class Transfer(ABC):
 
     def _run_on_channel(self, before_send: Callable[[], None]) -> CommandResult:
         channel = self._open()
-        session = SftpSession(channel, self.clock)
+        session = SftpSession(self._connection.transport, channel, self.clock)
         try:
             return self._result(session, before_send)
         finally:
