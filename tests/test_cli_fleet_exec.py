@@ -83,6 +83,22 @@ def test_a_command_line_that_means_nothing_is_refused_before_anything_starts(des
     assert desk.kernels() == []
 
 
+def test_an_ssh_config_that_cannot_be_read_is_refused_before_anything_starts(desk):
+    ssh = desk.folder / "home/.ssh"
+    ssh.mkdir()
+    (ssh / "config").write_text("Host *\nMatch nonsense\n")
+    ran = desk.opsbook("exec", "web1", "true")
+    assert (ran.code, ran.out, desk.runs()) == (2, "", [])
+    assert "config:2: Match nonsense is not supported" in ran.err
+
+
+def test_megabytes_are_printed_in_no_time_of_their_own(desk):
+    ran = desk.opsbook("exec", "web1", "--read-only", "seq 200000", seconds=50)
+    assert ran.code == 0
+    assert ran.out.splitlines()[1:4] == ["    1", "    2", "    3"]
+    assert ran.out.splitlines()[-1].strip() == "200000"
+
+
 def test_an_inventory_is_needed(tmp_path):
     ran = Desk(tmp_path).opsbook("exec", "web", "true")
     assert (ran.code, ran.out) == (2, "")

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from opsbook.archive.history import LAST, find_run, iter_runs
 from opsbook.config import Settings, load_settings
-from opsbook.errors import InventoryError, UsageError
+from opsbook.errors import ConnectError, InventoryError, UsageError
 from opsbook.execution.runner import RunRequest
 from opsbook.inventory.load import load, read_values
 from opsbook.inventory.pattern import select
@@ -20,6 +20,7 @@ from opsbook.model.run import RunState
 from opsbook.model.target import Inventory, JsonValue
 from opsbook.runbook.notebook import Runbook
 from opsbook.runbook.parameters import bind
+from opsbook.ssh.config import SshConfig
 
 NO_INVENTORY = "give one with -i, or set `inventory` in opsbook.toml"
 
@@ -90,6 +91,8 @@ def request_for(
     why = _needs_inventory(runbook, pattern, failed_from)
     if inventory is None and why:
         raise InventoryError(f"{why} and there is no inventory", NO_INVENTORY)
+    if inventory is not None:
+        _check_ssh_config(settings)
     root = archive_root(archive, settings)
     parent, failed = (None, None) if failed_from is None else failed_targets(root, failed_from)
     return RunRequest(
@@ -126,6 +129,14 @@ def _run_options(
         host_keys=host_key_rule(host_keys, settings, terminal=terminal),
     )
     return replace(options, checking=check)
+
+
+def _check_ssh_config(settings: Settings) -> None:
+    """Refuse an ssh_config that cannot be read now, instead of on every target."""
+    try:
+        SshConfig.of_user() if settings.ssh.config is None else SshConfig.of_file(settings.ssh.config)
+    except ConnectError as error:
+        raise UsageError(str(error), 'correct it; `config = "none"` under [ssh] reads none') from None
 
 
 def host_key_rule(flag: str | None, settings: Settings, *, terminal: bool) -> str:

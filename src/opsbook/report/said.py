@@ -6,7 +6,7 @@ Every text passes `visible`; nothing of it is folded, so that it can be copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from opsbook.model.event import Entry, TargetEnded
 from opsbook.model.outcome import ResultGroup, group_ended, name_ranges
 from opsbook.model.visible import one_line, visible
-from opsbook.report.layout import labelled, row, show, width_of, wrap
+from opsbook.report.layout import labelled, row, show, show_plain, width_of, wrap
 from opsbook.report.phase import RUN_MARKS, style_of, words
 from opsbook.report.summary import Summary
 
@@ -33,10 +33,9 @@ def last_answers(entries: Iterable[Entry], names: Sequence[str]) -> dict[str, Ta
 
 def print_answers(answers: Mapping[str, TargetEnded], console: Console, *, logs: Mapping[str, Path]) -> None:
     """Print what the targets said; `logs` says where the whole of it lies."""
-    lines: list[Text] = []
-    for group in group_ended(answers.values()):
-        lines += [Text(), *_block(group, logs)] if lines else _block(group, logs)
-    show(console, lines)
+    for number, group in enumerate(group_ended(answers.values())):
+        show(console, [Text()] * (number > 0) + [_head(group)])
+        show_plain(console, _block(group, logs))
 
 
 def print_verdict(summary: Summary, console: Console) -> None:
@@ -49,24 +48,29 @@ def print_verdict(summary: Summary, console: Console) -> None:
     show(console, lines)
 
 
-def _block(group: ResultGroup, logs: Mapping[str, Path]) -> list[Text]:
-    """Lay one block out: who, how it ended, and what was said."""
+def _head(group: ResultGroup) -> Text:
+    """Say who, and how it ended."""
     names = name_ranges(map(one_line, group.names))
     head = Text.assemble((f"{len(group.names)} {words(group.state)}", style_of(group.state)), "   ", (names, "bold"))
-    said = [*_said(group.stdout, ""), *_stderr(group)]
-    if group.truncated:
-        said.append(Text(f"{_INDENT}… not all of it; the whole is in {logs[group.names[0]]}", "dim"))
     for part in filter(None, map(one_line, group.detail.split("   "))):
         head.append(f"   {part}")
-    return [head, *said]
+    return head
 
 
-def _stderr(group: ResultGroup) -> list[Text]:
+def _block(group: ResultGroup, logs: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the lines of what was said."""
+    yield from _said(group.stdout, "")
+    yield from _stderr(group)
+    if group.truncated:
+        yield f"{_INDENT}… not all of it; the whole is in {logs[group.names[0]]}"
+
+
+def _stderr(group: ResultGroup) -> list[str]:
     """Show what was said on stderr, unless the head says it already."""
     if "\n" not in group.stderr and group.stderr_alike and group.stderr.strip() in group.detail:
         return []
     return _said(group.stderr, "stderr | " if group.stderr_alike else f"{one_line(group.names[0])} stderr | ")
 
 
-def _said(text: str, prefix: str) -> list[Text]:
-    return [Text(f"{_INDENT}{prefix}{visible(line)}".rstrip()) for line in text.split("\n") if text]
+def _said(text: str, prefix: str) -> list[str]:
+    return [f"{_INDENT}{prefix}{visible(line)}".rstrip() for line in text.split("\n") if text]
