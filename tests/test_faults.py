@@ -496,8 +496,8 @@ def test_dead_hosts_behind_a_jump_host_do_not_hold_up_the_others(
     sshd: Sshd, net: Network, rig: Callable[..., Rig], tmp_path: Path
 ):
     way = jump_config(sshd, tmp_path, net.proxy(sshd.port))
-    silent = net.proxy(sshd.port, then=Fault(at_once=End.FREEZE))
-    dead = [target_of(sshd, f"dead{n}", host="127.0.0.1", port=silent.port, **way) for n in range(80)]
+    silent = [net.proxy(sshd.port, then=Fault(at_once=End.FREEZE)) for _ in range(10)]  # eight at a time wait at each
+    dead = [target_of(sshd, f"dead{n}", host="127.0.0.1", port=silent[n % 10].port, **way) for n in range(80)]
     well = [target_of(sshd, f"well{n}", host=f"127.0.6.{n}", **way) for n in range(1, 9)]
     made = rig(*dead, *well, connect_timeout_s=1, parallel=100)
     result = made.run("true")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import hmac
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,45 @@ def test_many_hashed_entries_cost_little_however_many_hosts_there_are(known, tmp
         assert not hosts.check(f"host{number}", 22, KIND, blob(number), NEW)
     assert time.process_time() - begun < 10  # a fifth of a second; were it all read anew for each, half a minute
     assert (tmp_path / "known_hosts").stat().st_size > len(text)
+
+
+def test_what_one_set_of_files_recorded_is_new_to_every_other_of_the_run(tmp_path):
+    shared, seen = tmp_path / "shared", set()
+    first = KnownHosts([shared], first_seen=seen)
+    second = KnownHosts([shared, tmp_path / "more"], first_seen=seen)
+    assert first.check("web1", 22, KIND, blob(1), NEW) is False
+    for name in ("web1", "WEB1"):
+        for policy in (STRICT, NEW):
+            assert first.check(name, 22, KIND, blob(1), policy) is False
+            assert second.check(name, 22, KIND, blob(1), policy) is False
+    assert KnownHosts([shared]).check("WEB1", 22, KIND, blob(1), STRICT) is True  # another run
+
+
+def test_a_new_key_is_never_written_to_the_systems_file(tmp_path):
+    system = tmp_path / "ssh_known_hosts"
+    system.write_text(line("web1", 1))
+    assert KnownHosts([], [system]).check("web1", 22, KIND, blob(1), NEW) is True
+    assert "no known_hosts file" in refusal(KnownHosts([], [system]), 2, NEW, host="web2")
+    assert KnownHosts([tmp_path / "own"], [system]).check("web2", 22, KIND, blob(2), NEW) is False
+    assert system.read_text() == line("web1", 1)
+
+
+def test_a_lock_somebody_keeps_is_waited_for_no_longer_than_there_is_time(known, tmp_path):
+    hosts = known(line("web1", 1))
+    with (tmp_path / "known_hosts").open("rb") as held, ThreadPoolExecutor(4) as threads:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        waiting = [
+            threads.submit(hosts.check, f"new{number}", 22, KIND, blob(9), NEW, within_s=1.0) for number in range(4)
+        ]
+        time.sleep(0.2)
+        assert hosts.check("web1", 22, KIND, blob(1), STRICT)
+        assert hosts.kinds("web1", 22) == [KIND]
+        assert time.monotonic() - begun < 0.8
+        for one in waiting:
+            with pytest.raises(ConnectError, match="is locked") as caught:
+                one.result(5)
+            assert caught.value.state == "hostkey"
+        assert time.monotonic() - begun < 3
+    assert hosts.check("new1", 22, KIND, blob(9), NEW, within_s=1.0) is False
+    assert len((tmp_path / "known_hosts").read_text().splitlines()) == 2

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,3 +292,21 @@ def test_a_thousand_targets_cost_a_hundred_times_what_ten_do(sshd: Sshd, tmp_pat
     assert many.cpu_s / 1000 < 2 * ten
     assert some.cpu_s / 100 < 2 * ten
     assert many.seconds / 1000 < 2 * statistics.median(cost.seconds / 10 for cost in few)
+
+
+def test_no_more_than_eight_shake_hands_with_one_server_however_late_it_greets(sshd: Sshd, tmp_path: Path):
+    with network() as net:
+        proxy = net.proxy(sshd.port, then=Fault(delay_s=3))
+        targets = tuple(target_of(sshd, f"t{number}", proxy=proxy) for number in range(20))
+        files = (str(known_hosts(sshd, tmp_path)),)
+        made = Rig(targets, tmp_path / "marks", known_hosts=files, connect_timeout_s=30)
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                call = thread.submit(made.run, read_only=True)
+                wait_for(lambda: proxy.accepted >= 8)
+                time.sleep(0.7)
+                at_once = proxy.accepted
+                assert all(one.ok for one in call.result(60))
+        finally:
+            made.close()
+    assert (at_once, proxy.accepted) == (8, 20)

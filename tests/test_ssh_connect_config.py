@@ -164,7 +164,9 @@ def test_jump_hosts_are_looked_up_themselves_and_equal_ones_are_the_same(routes)
     me = local_user()
     assert chain(one) == ["out@outer:22", "maya@10.9.9.9:2222", f"{me}@::1:24", "me@w1:22"]
     assert one.via == other.via
-    assert one.endpoint == other.endpoint == "outer:22"
+    assert one.via is not None
+    assert one.endpoint == f"w1:22 behind {one.via.endpoint}" != other.endpoint
+    assert one.via.endpoint.endswith("behind outer:22")
 
 
 def test_tokens_and_variables_work_where_ssh_has_them(routes, monkeypatch):

@@ -178,14 +178,19 @@ def _close_all(connections: Iterable[Connection], deadline: float) -> None:
     for connection in connections:
         waiting.put(connection)
 
-    def work() -> None:
+    def work(until: float = float("inf")) -> None:
         with suppress(Empty):
-            while True:
+            while time.monotonic() < until:
                 waiting.get_nowait().close()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(CLOSERS, waiting.qsize()))]
-    for thread in threads:
-        thread.start()
+    threads = []
+    try:
+        for _ in range(min(CLOSERS, waiting.qsize())):
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError:  # at exit Python 3.12 starts none
+        work(deadline)
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
 

@@ -20,7 +20,6 @@ from opsbook.errors import ConnectError
 from opsbook.ssh.agent import Agent
 from opsbook.ssh.algorithms import restrict
 from opsbook.ssh.fault import FEW, FaultError, ended, of_handshake, of_login, of_reaching
-from opsbook.ssh.gate import Gate
 from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts, fingerprint
 from opsbook.ssh.keepalive import Watch, silence_s
 from opsbook.ssh.login import Login
@@ -102,8 +101,6 @@ class _Terms:
     within_s: float
     """The seconds all attempts have together, for people."""
     log_in: bool
-    answered: Callable[[], None]
-    """What to call when the host has said something."""
 
 
 class Dialer:
@@ -114,10 +111,11 @@ class Dialer:
         self._keepalive_s = keepalive_s
         self._reveal = reveal
         self._lock = threading.Lock()
-        self._all = Gate(AT_ONCE)
-        self._gates: dict[str, Gate] = {}
+        self._all = threading.BoundedSemaphore(AT_ONCE)
+        self._gates: dict[str, threading.BoundedSemaphore] = {}
         self._agents: dict[str, Agent] = {}
         self._known: dict[tuple[str, ...], KnownHosts] = {}
+        self._first_seen: set[tuple[str, str]] = set()
         self._watch = Watch(keepalive_s)
 
     def dial(
@@ -133,14 +131,14 @@ class Dialer:
         """
         seconds = min(timeout_s, route.connect_timeout_s or timeout_s)
         with self._lock:
-            gate = self._gates.setdefault(route.endpoint, Gate(AT_ONE_ENDPOINT))
+            gate = self._gates.setdefault(route.endpoint, threading.BoundedSemaphore(AT_ONE_ENDPOINT))
         deadline, attempt = float("inf"), 0
         while True:
             hop = None if via is None else via()
             attempt += 1
-            with gate.pass_through() as answered:
+            with gate:
                 deadline = min(deadline, time.monotonic() + seconds)
-                terms = _Terms(deadline=deadline, within_s=seconds, log_in=log_in, answered=answered)
+                terms = _Terms(deadline=deadline, within_s=seconds, log_in=log_in)
                 try:
                     made = self._attempt(route, hop, terms)
                 except FaultError as fault:
@@ -171,13 +169,7 @@ class Dialer:
                 fault.attempts = FEW  # over another connection to the jump host
             raise fault from error
         try:
-            with self._all.pass_through() as answered:
-
-                def heard() -> None:
-                    terms.answered()
-                    answered()
-
-                wire.on_answer = heard
+            with self._all:
                 return self._greet(route, wire, terms)
         except BaseException:
             wire.close()
@@ -199,7 +191,9 @@ class Dialer:
             raise of_handshake(error, route.address, wire, within_s=terms.within_s) from error
         try:
             policy = HostKeyPolicy.STRICT if route.strict and terms.log_in else self._policy
-            trusted = known.check(route.host, route.port, key.get_name(), key.asbytes(), policy, alias=route.key_name)
+            name, left = route.key_name, terms.deadline - time.monotonic()
+            shown = key.get_name(), key.asbytes()
+            trusted = known.check(route.host, route.port, *shown, policy, alias=name, within_s=left)
             if terms.log_in:
                 login = Login(transport, route, agent=self._agent(route), reveal=self._reveal, trusted=trusted)
                 login.run(terms.deadline)
@@ -216,10 +210,11 @@ class Dialer:
             return self._agents.setdefault(route.agent, Agent(route.agent))
 
     def _known_hosts(self, route: Route) -> KnownHosts:
-        files = (*route.known_hosts, *route.system_known_hosts)
+        own, system = route.known_hosts, route.system_known_hosts
+        files = (*(own or ("none",)), *system)
         with self._lock:
             if files not in self._known:
-                self._known[files] = KnownHosts(Path(file) for file in files)
+                self._known[files] = KnownHosts(map(Path, own), map(Path, system), first_seen=self._first_seen)
             return self._known[files]
 
 

@@ -13,10 +13,13 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
+from typing import IO
 
 import msgspec
 
@@ -25,6 +28,8 @@ from opsbook.model.target import TargetState
 
 AUTHORITY, REVOKED = "@cert-authority", "@revoked"
 SSH_PORT = 22
+LOCK_S, LOCK_PAUSE_S = 10.0, 0.02
+"""Seconds somebody else may hold a known_hosts file, and between two looks at it."""
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
@@ -94,10 +99,20 @@ class _File:
 class KnownHosts:
     """The host keys of a set of known_hosts files; new ones are written to the first. Safe to share."""
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        self._files = tuple(_File(file) for file in files)
+    def __init__(
+        self, files: Iterable[Path], system: Iterable[Path] = (), *, first_seen: set[tuple[str, str]] | None = None
+    ) -> None:
+        """Read the files; those of the `system` are never written to.
+
+        `first_seen` is what this run has recorded: one set for all that share a file, as what one of them has recorded
+        would else be known before this run to the next.
+        """
+        own = tuple(files)
+        self._own = own[0] if own else None
+        self._files = tuple(_File(file) for file in (*own, *system))
         self._lock = Lock()
-        self._first_seen: set[tuple[str, str]] = set()
+        self._recording = Lock()
+        self._first_seen: set[tuple[str, str]] = set() if first_seen is None else first_seen
         self._load(file.new_entries()[0] for file in self._files)
 
     def _load(self, entries: Iterable[Sequence[_Entry]]) -> None:
@@ -159,9 +174,17 @@ class KnownHosts:
             return [entry.kind for entry in self._entries(_name(host, port, alias)) if not entry.mark]
 
     def check(
-        self, host: str, port: int, kind: str, blob: bytes, policy: HostKeyPolicy, *, alias: str | None = None
+        self,
+        host: str,
+        port: int,
+        kind: str,
+        blob: bytes,
+        policy: HostKeyPolicy,
+        *,
+        alias: str | None = None,
+        within_s: float = LOCK_S,
     ) -> bool:
-        """Accept a key or raise; with `accept-new`, a first key is recorded before this returns.
+        """Accept a key or raise; with `accept-new`, a first key is recorded before this returns, or not `within_s`.
 
         Returns whether it was known before this run.
 
@@ -171,18 +194,23 @@ class KnownHosts:
         shown = _Entry(names=_name(host, port, alias), kind=kind, key=base64.b64encode(blob).decode())
         with self._lock:
             if self._known(shown, policy):
-                return policy is not HostKeyPolicy.OFF and (shown.names, shown.key) not in self._first_seen
+                return policy is not HostKeyPolicy.OFF and not self._recorded(shown)
             if policy is HostKeyPolicy.OFF:
                 return False
             self._refresh()
             if self._known(shown, policy) and policy is HostKeyPolicy.STRICT:
-                return True  # somebody recorded it on purpose while this ran
+                return not self._recorded(shown)  # else somebody recorded it on purpose while this ran
             if policy is not HostKeyPolicy.ACCEPT_NEW:
                 raise _refused(f"the host key {_told(shown)} is not known{self._why(shown.names)}")
             self._first_seen.add((shown.names, shown.key))
-            if not self._known(shown, policy):
-                self._record(shown)
-            return False
+            if self._known(shown, policy):
+                return False
+        self._record(shown, time.monotonic() + within_s)  # without the lock: who holds the file holds up no other host
+        return False
+
+    def _recorded(self, shown: _Entry) -> bool:
+        """Whether this run was the first to see a key."""
+        return (shown.names, shown.key) in self._first_seen
 
     def _known(self, shown: _Entry, policy: HostKeyPolicy) -> bool:
         """Whether a key is recorded; raise when it is revoked, or another one is recorded for its host."""
@@ -205,22 +233,40 @@ class KnownHosts:
             return f"; its certificate authority is, but host certificates are not supported{trouble}"
         return f" (--host-keys accept-new records it){trouble}"
 
-    def _record(self, shown: _Entry) -> None:
+    def _record(self, shown: _Entry, deadline: float) -> None:
         """Append a key that nobody has recorded by now."""
-        if not self._files:
+        file = self._own
+        if file is None:
             raise _refused("there is no known_hosts file to record a new host key in")
-        file = self._files[0].path
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with os.fdopen(descriptor, "rb") as lock, self._alone(lock, deadline), self._lock:
                 self._refresh()
                 if not self._known(shown, HostKeyPolicy.ACCEPT_NEW):
                     self._files[0].append(f"{shown.names} {shown.kind} {shown.key}")
                     self._refresh()
         except OSError as error:
             raise _refused(f"cannot record the host key in {file}: {error.strerror}") from error
+
+    @contextmanager
+    def _alone(self, lock: IO[bytes], deadline: float) -> Iterator[None]:
+        """Lock our own file against other processes: one of ours asks for it, the others wait behind it."""
+        if not self._recording.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise _refused(f"cannot record the host key: {self._own} is locked")
+        try:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise _refused(f"cannot record the host key: {self._own} is locked") from None
+                    time.sleep(LOCK_PAUSE_S)
+            yield
+            fcntl.flock(lock, fcntl.LOCK_UN)  # before the next of ours looks
+        finally:
+            self._recording.release()
 
 
 def fingerprint(blob: bytes) -> str:
@@ -241,8 +287,8 @@ def _refused(what: str) -> ConnectError:
 
 
 def _name(host: str, port: int, alias: str | None) -> str:
-    """Return what a host is called in known_hosts."""
-    return alias or (host if port == SSH_PORT else f"[{host}]:{port}")
+    """Return what a host is called in known_hosts, where case is none of the name."""
+    return (alias or (host if port == SSH_PORT else f"[{host}]:{port}")).lower()
 
 
 def _parse(line: str) -> _Entry | None:

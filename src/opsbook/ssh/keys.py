@@ -46,12 +46,14 @@ class Offer(paramiko.PKey):
         return self._key.sign_ssh_data(data, algorithm)
 
 
-def keys_for(route: Route, agent: Agent | None, refused: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
+def keys_for(
+    route: Route, agent: Agent | None, refused: list[str], deadline: float
+) -> Iterator[tuple[str, paramiko.PKey]]:
     """Yield names and keys: those that are named, with their certificates first, then the agent's, then the usual.
 
-    What cannot be used is added to `refused`.
+    What cannot be used is added to `refused`. An agent has until the deadline, by which it must have signed.
     """
-    held = agent.keys() if agent is not None else ()
+    held = agent.keys(deadline) if agent is not None else ()
     certificates = tuple(filter(None, map(_certificate, route.certificate_files)))
     shown: set[bytes] = set()
     for file in route.identity_files:
@@ -128,7 +130,9 @@ def load_key(file: str) -> paramiko.PKey:
 def _load(file: str, _changed: int) -> paramiko.PKey:
     try:
         key = paramiko.PKey.from_path(Path(file))
-    except (ValueError, TypeError, paramiko.SSHException) as error:
+    except OSError:
+        raise
+    except Exception as error:  # neither library has one kind for all it cannot use, and another key may do
         text = str(error) or type(error).__name__
         locked = isinstance(error, paramiko.PasswordRequiredException) or "password" in text.lower()
         raise UnusableKeyError("has a passphrase; add it to an agent" if locked else text) from error

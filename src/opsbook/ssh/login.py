@@ -17,9 +17,10 @@ from paramiko.common import cMSG_SERVICE_REQUEST
 
 from opsbook.errors import ConnectError, SecretError
 from opsbook.model.target import TargetState
-from opsbook.ssh.agent import Agent
+from opsbook.ssh.agent import Agent, UnsignedError
 from opsbook.ssh.fault import ended
 from opsbook.ssh.keys import keys_for
+from opsbook.ssh.reach import time_left
 
 if TYPE_CHECKING:
     from opsbook.ssh.route import Route
@@ -38,7 +39,7 @@ class _Handler(AuthOnlyHandler):
 
     def __init__(self, transport: FleetTransport, deadline: float) -> None:
         super().__init__(transport)
-        self._deadline = deadline
+        self.deadline = deadline
         self.allowed: frozenset[str] | None = None
         """The ways to log in the server named last; None before it has named any."""
         self.partial = False
@@ -72,8 +73,9 @@ class _Handler(AuthOnlyHandler):
         self.transport.on_service = answered.set  # type: ignore[attr-defined]
         if not self.transport.is_active():
             raise ended(self.transport)
+        time_left(self.deadline)  # an agent may have used it up: no password is said then
         self.transport._send_message(message)  # type: ignore[attr-defined]  # noqa: SLF001
-        if not answered.wait(max(0.0, self._deadline - time.monotonic())):
+        if not answered.wait(max(0.0, self.deadline - time.monotonic())):
             raise TimeoutError
         if not self.transport.is_active():
             raise ended(self.transport)
@@ -104,6 +106,8 @@ class Login:
         self._trusted = trusted
         self._refused: list[str] = []
         self._tried = 0
+        self._unsigned = False
+        """Whether an agent let the time go by: that it ran out then is not the host's doing."""
 
     def run(self, deadline: float) -> None:
         """Log in by a deadline.
@@ -118,9 +122,11 @@ class Login:
             if self._try_keys(handler) or self._try_password(handler):
                 return
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if isinstance(error, TimeoutError) or not (self._tried and self._transport.farewell):
+            late = isinstance(error, TimeoutError)
+            if not self._unsigned and (late or not (self._tried and self._transport.farewell)):
                 raise
-            self._refused.append(f"then it hung up: {self._transport.farewell}")
+            if self._transport.farewell and not late:
+                self._refused.append(f"then it hung up: {self._transport.farewell}")
         raise ConnectError(f"{self._route.user} could not log in ({self._account()})", TargetState.AUTH)
 
     def _account(self) -> str:
@@ -133,14 +139,16 @@ class Login:
 
     def _try_keys(self, handler: _Handler) -> bool:
         most = MOST_ATTEMPTS if self._route.password is None else MOST_ATTEMPTS - 1
-        for name, key in self._keys():
+        for name, key in self._keys(handler.deadline):
             if self._tried >= most or not self._may(PUBLIC_KEY, handler):
                 break
             self._tried += 1
             try:
                 handler.auth_publickey(self._route.user, key)
             except (paramiko.SSHException, ValueError) as error:
-                if not self._transport.is_active():
+                if isinstance(error, UnsignedError):
+                    self._unsigned = True
+                elif not self._transport.is_active():
                     raise
                 self._refused.append(f"{name}: {error}")
                 self._tried -= 1  # nothing was sent: it could not sign
@@ -150,8 +158,10 @@ class Login:
             self._refused.append(f"{name} (more is asked for)" if handler.partial else name)
         return False
 
-    def _keys(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        return keys_for(self._route, self._agent, self._refused) if PUBLIC_KEY in self._route.methods else iter(())
+    def _keys(self, deadline: float) -> Iterator[tuple[str, paramiko.PKey]]:
+        if PUBLIC_KEY not in self._route.methods:
+            return iter(())
+        return keys_for(self._route, self._agent, self._refused, deadline)
 
     def _try_password(self, handler: _Handler) -> bool:
         if self._route.password is None or not (self._may(PASSWORD, handler) or self._may(PROMPT, handler)):

@@ -76,8 +76,9 @@ class Route(Struct, frozen=True, kw_only=True):
 
     @property
     def endpoint(self) -> str:
-        """Whom all handshakes on this way go through: the first machine on it."""
-        return self.via.endpoint if self.via is not None else self.proxy_command or self.address
+        """Whose sshd counts the handshakes: the host's own, where it is reached from."""
+        behind = self.via.endpoint if self.via is not None else self.proxy_command
+        return f"{self.address} behind {behind}" if behind else self.address
 
 
 class Atlas:
@@ -138,7 +139,8 @@ class Atlas:
             identities_only=_first(said, "identitiesonly") in {"yes", "true"},
             agent=_agent(_first(said, "identityagent"), tokens),
             methods=_methods(said),
-            password=(target.password if target else None) or self._options.password,
+            # a jump host gets none: the password is the targets', and a machine on the way would learn it
+            password=None if target is None else target.password or self._options.password,
             algorithms=tuple((name, said[name][0]) for name in LISTS if name in said),
             connect_timeout_s=_seconds(_first(said, "connecttimeout")),
             bind_address=_first(said, "bindaddress"),

@@ -58,8 +58,6 @@ class Wire:
         """How many reads brought something: a number that stands still is a silent peer."""
         self.last_words = ""
         """What whoever carries the connection had to say about its end, once it is closed."""
-        self.on_answer: Callable[[], None] = _ignore
-        """What to call when the first bytes come."""
         self.opening = b""
         """The first bytes that came: what a server says that speaks no SSH."""
         self._closed = False  # a name paramiko looks for when it stops
@@ -68,8 +66,6 @@ class Wire:
         """Return up to `size` bytes; empty at the end."""
         if not self._buffer:
             data = self._end.recv(_READ)
-            if not self.received:
-                self.on_answer()
             self.received += 1
             if len(self.opening) < _KEPT:
                 self.opening += data[:_KEPT]
