@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -13,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 from accounts import PASSWORD, Account, made_account
 from conftest import Sshd
-from faults import another_sshd
+from faults import another_sshd, network
 from rig import Rig, known_hosts, target_of
 from servers import connect
 from support import processes_with, wait_for
@@ -24,6 +26,7 @@ from support import processes_with, wait_for
 from opsbook.errors import FleetError
 from opsbook.fleet.fleet import Fleet
 from opsbook.model.target import Become, TargetState
+from opsbook.ssh import reach
 from opsbook.ssh.command import Command
 from opsbook.ssh.connection import Connection
 from opsbook.ssh.follow import Follow, Progress
@@ -146,6 +149,40 @@ def test_silence_is_not_output(connection, asleep):
     assert time.monotonic() - begun >= 1.3
     wait_for(lambda: not sleepers(asleep), seconds=20)
     assert run(connection, "for n in 1 2; do sleep 0.2; echo $n; done", idle_s=20).state is TargetState.OK
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_script_that_hangs_in_a_full_socket_hides_no_deadline_and_no_cancel(sshd, tmp_path, monkeypatch, cancelled):
+    tune = reach._tune
+
+    def tune_small(sock: socket.socket, silence_s: float) -> None:
+        tune(sock, silence_s)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+
+    monkeypatch.setattr(reach, "_tune", tune_small)
+    window = "_wait_for_send_window"  # else it may be what is used up first, and that is noticed without closing
+    monkeypatch.setattr(paramiko.Channel, window, lambda self, size: 0 if self.closed else min(size, 32_000))
+    with network() as net:
+        proxy = net.proxy(sshd.port)
+        where = target_of(sshd, "web1", proxy=proxy)
+        made = connect(where, KnownHosts([known_hosts(sshd, tmp_path)]), HostKeyPolicy.STRICT, timeout_s=20)
+        script = Script(text=f"touch {tmp_path}/ran\n: " + "x" * 8_000_000)
+        timeout_s = 60.0 if cancelled else 1.5
+        command = Command(made, script, marker="mark-1", timeout_s=timeout_s, on_output=lambda *_: None)
+        if cancelled:
+            threading.Timer(1.5, command.cancel).start()
+        begun = time.monotonic()
+        result = command.run(proxy.freeze)
+        took = time.monotonic() - begun
+        wait_for(lambda: not made.alive, seconds=5)  # another thread closes it
+        made.close()
+    assert 2.3 <= took < 10
+    how = "cancelled" if cancelled else "timed out after 1.5 s"
+    assert (str(result.state), result.reason) == (
+        "cancelled" if cancelled else "timed_out",
+        f"{how} while it was being sent; nothing ran",
+    )
+    assert not (tmp_path / "ran").exists()
 
 
 def test_much_on_both_streams_arrives_over_new_keys_and_little_is_kept(sshd, tmp_path):

@@ -560,6 +560,61 @@ def test_a_file_is_given_to_an_owner_and_stays_with_its_own(notebook, there):
     assert put.ok
 
 
+EXCHANGE = """\
+{0}() {{
+  command {0} "$@"
+  find "$folder" -maxdepth 1 -name '.opsbook-*' ! -type l -exec sh -c 'mv "$1" "$1-old"; ln -s {1} "$1"' sh {{}} ';' >&2
+}}
+"""
+"""What the owner of the destination's folder can do behind the back of one command of the script."""
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+@pytest.mark.parametrize(("behind", "led_to"), [("wc", "secret"), ("mkdir", "others"), ("wc", "others")])
+def test_whoever_owns_the_folder_cannot_have_the_files_of_others_given_away(
+    notebook, there, monkeypatch, behind, led_to
+):
+    secret, others, data = there.parent / "secret", there.parent / "others", there / "data"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    others.mkdir(mode=0o700)
+    data.write_text("old")
+    install = EXCHANGE.format(behind, there.parent / led_to) + transfer._INSTALL
+    monkeypatch.setattr(transfer, "_INSTALL", install)
+    result = notebook.fleet.put(remote=data, content="new", owner="nobody", mode=0o666, check=False)
+    assert (secret.owner(), mode_of(secret), secret.read_text()) == ("root", 0o600, "secret")
+    assert (others.owner(), mode_of(others), names(others)) == ("root", 0o700, [])
+    if behind == "wc":
+        assert (state(result), data.read_text(), data.owner(), mode_of(data)) == ("ok", "new", "nobody", 0o666)
+    else:
+        assert (state(result), data.read_text(), data.owner()) == ("failed", "old", "root")
+        assert next(iter(result)).stderr.endswith(f" was exchanged in {there}\n")
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+def test_a_path_that_leads_elsewhere_after_the_look_keeps_no_owner_and_no_mode(notebook, there, monkeypatch):
+    (there / "his").mkdir()
+    (there / "his" / "data").write_text("his")
+    (there / "his" / "data").chmod(0o666)
+    shutil.chown(there / "his" / "data", "nobody")
+    (there / "roots").mkdir()
+    (there / "roots" / "data").write_text("old")
+    exchange = 'mv "$folder" "$folder-old"; ln -s roots "$folder"\n'
+    monkeypatch.setattr(transfer, "_INSTALL", exchange + transfer._INSTALL)
+    result = notebook.fleet.put(remote=there / "his" / "data", content="new", owner=":root", check=False)
+    assert (state(result), names(there / "roots")) == ("failed", ["data"])
+    assert next(iter(result)).stderr == f"somebody else changed {there}/his/data meanwhile\n"
+    assert ((there / "roots" / "data").read_text(), (there / "roots" / "data").owner()) == ("old", "root")
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+def test_what_ends_while_it_is_put_in_its_place_leaves_nothing_behind(notebook, there, monkeypatch):
+    (there / "data").write_text("old")
+    monkeypatch.setattr(transfer, "_INSTALL", "chown() { sleep 50; }\n" + transfer._INSTALL)
+    result = notebook.fleet.put(remote=there / "data", content="new", owner="nobody", timeout=2, check=False)
+    assert (state(result), names(there), (there / "data").read_text()) == ("timed_out", ["data"], "old")
+
+
 # when the link fails
 
 

@@ -45,20 +45,40 @@ else echo nothing
 fi
 """
 _INSTALL = """\
+set -f
 umask 077
 [ -d "$folder" ] || { echo "there is no folder $folder" >&2; exit 1; }
-trap 'rm -f -- "$part"' EXIT
+within=
+leave() {
+  if [ -n "$within" ]; then rm -f ./new ./whole; cd -P ..; fi
+  rmdir -- "$part" 2>/dev/null || :
+}
 trap 'exit 143' HUP INT TERM
-set -C
-cat < "$staged" > "$part"
-set +C
-[ "$(($(wc -c < "$part")))" -eq "$size" ] || { echo "not all of it arrived" >&2; exit 1; }
-if [ -n "$owner" ]; then chown -- "$owner" "$part"
-elif [ -n "$kept" ]; then chown -- "$kept" "$part" 2>/dev/null || :
+case $folder in /*) cd -P -- "$folder" ;; *) cd -P -- "./$folder" ;; esac
+trap leave EXIT
+mkdir -m 700 -- "$part"
+cd -P -- "./$part"
+case $(pwd -P) in */"$part") ;; *) echo "$part was exchanged in $folder" >&2; exit 1 ;; esac
+[ -O . ] || { echo "$part was exchanged in $folder" >&2; exit 1; }
+within=yes
+cat < "$staged" > ./new
+[ "$(($(wc -c < ./new)))" -eq "$size" ] || { echo "not all of it arrived" >&2; exit 1; }
+now=
+if [ -e "../$name" ]; then set -- $(ls -ldnL -- "../$name"); now="$1 $3 $4"; fi
+[ "$now" = "$seen" ] || { echo "somebody else changed $target meanwhile" >&2; exit 1; }
+if [ -n "$owner" ]; then chown -- "$owner" ./new
+elif [ -n "$kept" ]; then chown -- "$kept" ./new 2>/dev/null || :
 fi
-chmod -- "$mode" "$part"
-mv -f -- "$part" "$target"
-trap - EXIT
+chmod -- "$mode" ./new
+if mv -fT -- ./new ./whole 2>/dev/null; then mv -fT -- ./whole "../$name"
+elif [ -d "../$name" ]; then echo "$target is a folder" >&2; exit 1
+else mv -f -- ./new "../$name"
+fi
+"""
+"""Whoever owns the destination's folder can exchange what is in it, so it is written in a folder of our own there.
+
+Nobody else can enter that, so nothing here follows a link of somebody else's. Once inside, `..` is where it was made,
+whatever became of the path: what is at the destination there is looked at again, for its owner and mode to be kept.
 """
 
 
@@ -148,6 +168,8 @@ class _There(Struct, frozen=True, kw_only=True):
 
     kind: str
     """`file`, `folder`, `other` or `nothing`."""
+    seen: str = ""
+    """Its mode and ids as `ls` writes them."""
     mode: int = 0
     ids: str = ""
     """User and group by number: `0:0`."""
@@ -310,7 +332,9 @@ class _PutOnTarget:
         variables = {
             "target": put.remote,
             "folder": posixpath.dirname(put.remote) or ".",
-            "part": self._part,
+            "name": posixpath.basename(put.remote),
+            "part": posixpath.basename(self._part),
+            "seen": there.seen,
             "staged": self._staged,
             "size": str(len(put.content.data)),
             "mode": f"{mode:04o}",
@@ -337,6 +361,7 @@ def _read_look(said: str) -> _There:
         return _There(kind=kind)
     return _There(
         kind=kind,
+        seen=" ".join(fields),
         mode=_mode_of(fields[0]),
         ids=f"{fields[1]}:{fields[2]}",
         names=lines[1] if len(lines) > 1 else "",

@@ -26,6 +26,7 @@ from opsbook.ssh.terms import Terms
 
 STOP_S = 3.0
 """Seconds a command may take to end after it was told to: TERM, KILL a second later, and the way back."""
+STILL = "; it did not end when it was told to and may still be running"
 LINGER_S = 1.0
 """Seconds of silence after the exit code that end the waiting for more output."""
 LINGER_MOST_S = 10.0
@@ -58,6 +59,8 @@ class Command:
         self._heard_at = 0.0
         self._wake = Wake()
         self._cancelled = threading.Event()
+        self._ended = False
+        """Whether it ended when it was told to."""
         self._stdout = Capture(lambda lines: on_output("stdout", lines))
         self._stderr = Capture(lambda lines: on_output("stderr", lines))
 
@@ -85,7 +88,7 @@ class Command:
     def _converse(self, exchange: Exchange) -> tuple[CommandResult, bool]:
         """Say what to run, and hear it out; return also whether it was stopped and is to be looked after."""
         try:
-            exchange.request(self._prepared.command)
+            exchange.request(self._prepared.command, cancelled=self._cancelled.is_set)
             if self._prepared.ready:
                 passage = Passage(exchange, self._prepared, self._terms, deadline=self._deadline)
                 barred = passage.open(self._cancelled.is_set)
@@ -93,14 +96,21 @@ class Command:
                 if barred is not None:
                     return self._finish(barred.state, barred.reason), False
             exchange.on_stdout, exchange.on_stderr = self._hear_stdout, self._hear_stderr
-            exchange.send(self._prepared.payload, seconds=self._deadline - time.monotonic())
-        except TimeoutError:
-            reason = f"timed out after {self._timeout_s:g} s while it was being sent; nothing ran"
-            return self._finish(TargetState.TIMED_OUT, reason), False
+            seconds = self._deadline - time.monotonic()
+            exchange.send(self._prepared.payload, seconds=seconds, cancelled=self._cancelled.is_set)
         except OSError as error:
-            if exchange.code is None and exchange.signal is None:
-                return self._finish(TargetState.LOST, f"the link was lost while sending: {error}"), False
+            if isinstance(error, TimeoutError) or (exchange.code is None and exchange.signal is None):
+                return self._unsent(error), False
         return self._await_end(exchange)
+
+    def _unsent(self, error: OSError) -> CommandResult:
+        """Say why not all of it was sent. It is read whole before it starts, so where we ended it nothing ran."""
+        if self._cancelled.is_set():
+            return self._finish(TargetState.CANCELLED, "cancelled while it was being sent; nothing ran")
+        if isinstance(error, TimeoutError) or time.monotonic() >= self._deadline:
+            reason = f"timed out after {self._timeout_s:g} s while it was being sent; nothing ran"
+            return self._finish(TargetState.TIMED_OUT, reason)
+        return self._finish(TargetState.LOST, f"the link was lost while sending: {error}")
 
     def _await_end(self, exchange: Exchange) -> tuple[CommandResult, bool]:
         self._heard_at = time.monotonic()
@@ -137,11 +147,10 @@ class Command:
             with suppress(OSError):
                 exchange.send(STOP, seconds=1.0)  # there may be a watcher after all
             return self._finish(state, how), True  # they are ended by their id when the channel is closed
-        ended = self._tell_to_stop(exchange)
-        held = ended and not exchange.drain(silence_s=STOP_S, most_s=STOP_S)
+        self._ended = self._tell_to_stop(exchange)
+        held = self._ended and not exchange.drain(silence_s=STOP_S, most_s=STOP_S)
         left = "; a process it started still holds its output" if held else ""
-        left = left if ended else "; it did not end when it was told to and may still be running"
-        return self._finish(state, how + left, code=exchange.code, signal=exchange.signal), ended
+        return self._finish(state, how + left, code=exchange.code, signal=exchange.signal), True
 
     def _tell_to_stop(self, exchange: Exchange) -> bool:
         """Send the word, and again a second later: busybox's `head` may have read the first along with the script."""
@@ -159,15 +168,15 @@ class Command:
         return exchange.code is not None or exchange.signal is not None
 
     def _look_after(self, result: CommandResult) -> CommandResult:
-        """Ask what of a stopped command is still there, and end it if no watcher did."""
+        """Ask what of a stopped command is still there, and end what no watcher has ended."""
+        ending = not self._ended
         if not self._connection.alive:
-            return result
-        ending = not self._prepared.watched
+            return _with_reason(result, STILL if ending else "")
         text = end_all(self._marker) if ending else look_for(self._marker, twice=True)
         answer = ask(self._connection, text, like=self._script, terms=self._terms, seconds=STOP_S if ending else LOOK_S)
         left = None if answer is None else read_left(answer)
         if left is None:
-            return _with_reason(result, "; it may still be running" if ending else "")
+            return _with_reason(result, STILL if ending else "")
         return _with_reason(result, tell(left))
 
     def _hear_stdout(self, data: bytes) -> None:

@@ -31,8 +31,6 @@ CHANNELS = 8
 """Commands on one connection at a time: sshd allows ten sessions."""
 AT_ONE_ENDPOINT = 8
 """Handshakes under way at one endpoint at a time: sshd drops more than ten by default."""
-AT_ONCE = 64
-"""Handshakes under way in all."""
 BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 2.0
 
 
@@ -111,7 +109,6 @@ class Dialer:
         self._keepalive_s = keepalive_s
         self._reveal = reveal
         self._lock = threading.Lock()
-        self._all = threading.BoundedSemaphore(AT_ONCE)
         self._gates: dict[str, threading.BoundedSemaphore] = {}
         self._agents: dict[str, Agent] = {}
         self._known: dict[tuple[str, ...], KnownHosts] = {}
@@ -169,8 +166,7 @@ class Dialer:
                 fault.attempts = FEW  # over another connection to the jump host
             raise fault from error
         try:
-            with self._all:
-                return self._greet(route, wire, terms)
+            return self._greet(route, wire, terms)
         except BaseException:
             wire.close()
             raise

@@ -21,6 +21,15 @@ from opsbook.ssh.result import ChannelRefusedError
 
 CHANNEL_S = 15.0
 """Seconds a target may take to open a channel."""
+HUNG_S = 0.8
+"""Seconds after it was time to stop in which a sending that still hangs loses its connection."""
+_CLOSING_S = 3.0
+"""Seconds the end of a channel may take to leave."""
+_LOOK_S = 0.1
+"""Seconds between looks at what is being sent."""
+_WINDOW_S = 0.2
+"""Seconds between looks at a cancel while the target takes nothing."""
+_PIECE = 64 * 1024
 _READ = 256 * 1024
 Sink = Callable[[bytes], None]
 
@@ -44,11 +53,79 @@ class Wake:
         self._event.clear()
 
 
+def _never() -> bool:
+    return False
+
+
+class _Sending:
+    """Something on its way into a socket."""
+
+    def __init__(self, connection: Connection, deadline: float, cancelled: Callable[[], bool]) -> None:
+        self.connection = connection
+        self._deadline = deadline
+        self._cancelled = cancelled
+        self._stop_at: float | None = None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it goes on although it was time to stop."""
+        now = time.monotonic()
+        if self._stop_at is None and (now >= self._deadline or self._cancelled()):
+            self._stop_at = now
+        return self._stop_at is not None and now >= self._stop_at + HUNG_S
+
+
+class _Guard:
+    """Closes a connection on which a sending hangs: paramiko waits for a full socket without any deadline.
+
+    One thread looks after all of them, and is there only while something is being sent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sendings: set[_Sending] = set()
+        self._looking = False
+
+    @contextmanager
+    def over(
+        self, connection: Connection, *, deadline: float, cancelled: Callable[[], bool] = _never
+    ) -> Iterator[None]:
+        """Guard what is sent within."""
+        sending = _Sending(connection, deadline, cancelled)
+        with self._lock:
+            self._sendings.add(sending)
+            if not self._looking:
+                with suppress(RuntimeError):  # no more threads, or the process is ending: it goes unguarded
+                    threading.Thread(target=self._look, name="opsbook-sending", daemon=True).start()
+                    self._looking = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sendings.discard(sending)
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(_LOOK_S)
+            with self._lock:
+                hanging = [sending for sending in self._sendings if sending.hangs]
+                self._sendings.difference_update(hanging)
+                self._looking = bool(self._sendings or hanging)
+                if not self._looking:
+                    return
+            for sending in hanging:  # each end may take a while
+                threading.Thread(target=sending.connection.close, name="opsbook-hung", daemon=True).start()
+
+
+_guard = _Guard()
+
+
 class Exchange:
     """An open channel."""
 
-    def __init__(self, connection: Connection, channel: paramiko.Channel, wake: Wake) -> None:
+    def __init__(self, connection: Connection, channel: paramiko.Channel, wake: Wake, *, deadline: float) -> None:
         self.connection = connection
+        self._deadline = deadline
         self.wake = wake
         self.on_stdout: Sink = _ignore
         self.on_stderr: Sink = _ignore
@@ -56,11 +133,11 @@ class Exchange:
         channel.in_buffer.set_event(wake)  # type: ignore[arg-type]
         channel.in_stderr_buffer.set_event(wake)  # type: ignore[arg-type]
 
-    def request(self, command: str) -> None:
+    def request(self, command: str, *, cancelled: Callable[[], bool] = _never) -> None:
         """Send `exec` without asking for a reply: paramiko waits for one without any deadline.
 
         Raises:
-            OSError: the link is lost.
+            OSError: the link is lost, or was closed because it took nothing until the deadline or a cancel.
         """
         message = paramiko.Message()
         message.add_byte(cMSG_CHANNEL_REQUEST)
@@ -68,19 +145,26 @@ class Exchange:
         message.add_string("exec")
         message.add_boolean(False)  # noqa: FBT003  paramiko's signature
         message.add_string(command)
-        with _as_os_error():
+        with _as_os_error(), _guard.over(self.connection, deadline=self._deadline, cancelled=cancelled):
             self.connection.transport._send_user_message(message)  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def send(self, data: bytes, *, seconds: float) -> None:
+    def send(self, data: bytes, *, seconds: float, cancelled: Callable[[], bool] = _never) -> None:
         """Send all of `data`.
 
         Raises:
-            TimeoutError: it was not taken in time.
-            OSError: the channel is closed, or the link is lost.
+            TimeoutError: it was not taken in time, or before the cancel.
+            OSError: the channel is closed, or the link is lost, or was closed because it took nothing.
         """
-        self._channel.settimeout(max(0.1, seconds))
-        with _as_os_error():
-            self._channel.sendall(data)
+        deadline = time.monotonic() + max(0.1, seconds)
+        sent = 0
+        with _as_os_error(), _guard.over(self.connection, deadline=deadline, cancelled=cancelled):
+            while sent < len(data):
+                left = deadline - time.monotonic()
+                if left <= 0 or cancelled():
+                    raise TimeoutError
+                self._channel.settimeout(min(left, _WINDOW_S))
+                with suppress(TimeoutError):
+                    sent += self._channel.send(data[sent : sent + _PIECE])
 
     def pump(self) -> bool:
         """Take some of what has arrived on each stream; whether there was any."""
@@ -145,9 +229,10 @@ def opened(connection: Connection, *, deadline: float, wake: Wake) -> Iterator[E
     transport, number = connection.transport, channel.get_id()
     transport.on_exit[number] = wake.set
     try:
-        yield Exchange(connection, channel, wake)
+        yield Exchange(connection, channel, wake, deadline=deadline)
     finally:
-        with suppress(OSError, EOFError, paramiko.SSHException):  # over a link that is gone there is nobody to tell
+        closing = _guard.over(connection, deadline=time.monotonic() + _CLOSING_S)
+        with closing, suppress(OSError, EOFError, paramiko.SSHException):  # over a link that is gone nobody is told
             channel.close()
         transport.on_exit.pop(number, None)
         transport.exit_signals.pop(number, None)
@@ -175,7 +260,8 @@ def _take_channel(connection: Connection, deadline: float) -> paramiko.Channel:
 def _open(connection: Connection, deadline: float) -> paramiko.Channel:
     seconds = min(CHANNEL_S, max(0.1, deadline - time.monotonic()))
     try:
-        return connection.transport.open_session(timeout=seconds)
+        with _guard.over(connection, deadline=time.monotonic() + seconds):
+            return connection.transport.open_session(timeout=seconds)
     except paramiko.ChannelException as error:
         raise ChannelRefusedError(f"one more command was refused: {error.text}", TargetState.UNREACHABLE) from error
     except (paramiko.SSHException, EOFError, OSError) as error:
