@@ -431,11 +431,11 @@ def test_a_signal_ends_a_local_cell_too(desk, number):
 
 def test_a_second_signal_ends_what_always_runs_too(desk):
     desk.notebook(
-        code("import time\ntime.sleep(55)", cell_id="sleeps"),
+        code("import time\nopen('asleep', 'w').close()\ntime.sleep(55)", cell_id="sleeps"),
         code("open('tidying', 'w').close()\ntime.sleep(55)", "always", cell_id="tidy"),
     )
     process = desk.start("run", "book.ipynb", start_new_session=True)
-    wait_for(lambda: begun(desk, "sleeps"), seconds=20)
+    wait_for((desk.folder / "asleep").exists, seconds=20)
     process.send_signal(signal.SIGTERM)
     wait_for((desk.folder / "tidying").exists, seconds=10)
     since = time.monotonic()
