@@ -55,7 +55,7 @@ UNREACHABLE: dict[str, tuple[Fault | str, str]] = {
     "one byte at a time": (Fault(drip_s=0.2), "no answer|banner"),
     "banner beyond the deadline": (Fault(delay_s=60), "no answer|banner"),
     "garbage for a banner": (Fault(says=GARBAGE), "banner|SSH|ended|no answer"),
-    "closed in the key exchange": (Fault(cut_down=600, end=End.CLOSE), "ended|end of stream|no answer"),
+    "closed in the key exchange": (Fault(cut_down=600, end=End.CLOSE), "ended|end of stream|no answer|reset"),
     "reset in the key exchange": (Fault(cut_down=600), "reset|ended|end of stream|no answer"),
     "frozen in the key exchange": (Fault(cut_down=600, end=End.FREEZE), "no answer"),
     "reset while it logs in": ("reset", "reset|ended|end of stream|no answer"),
