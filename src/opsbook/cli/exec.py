@@ -15,7 +15,7 @@ from opsbook.cli.prepare import request_for
 from opsbook.cli.run import run_and_watch
 from opsbook.cli.screen import is_terminal, message_console, result_console
 from opsbook.errors import UsageError
-from opsbook.execution.runner import FinishedRun
+from opsbook.execution.request import FinishedRun
 from opsbook.fleet.fleet import check_flags
 from opsbook.report.document import answers_document
 from opsbook.report.said import last_answers, print_answers, print_verdict

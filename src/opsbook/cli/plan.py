@@ -8,7 +8,7 @@ import msgspec
 
 from opsbook.cli.screen import result_console
 from opsbook.errors import ExitCode
-from opsbook.execution.runner import RunRequest
+from opsbook.execution.request import RunRequest
 from opsbook.fleet.plan import plan_targets
 from opsbook.report.plan import print_plan
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from opsbook.archive.history import LAST, find_run, iter_runs
 from opsbook.config import Settings, load_settings
 from opsbook.errors import ConnectError, InventoryError, UsageError
-from opsbook.execution.runner import RunRequest
+from opsbook.execution.request import RunRequest
 from opsbook.inventory.load import load, read_values
 from opsbook.inventory.pattern import select
 from opsbook.model.message import RunOptions

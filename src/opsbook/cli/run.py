@@ -13,7 +13,7 @@ from opsbook.cli.plan import show_plan
 from opsbook.cli.prepare import file_parameters, given_parameters, request_for
 from opsbook.cli.screen import is_terminal, message_console, result_console
 from opsbook.cli.view import DRY_NOTICE, UNCHECKED_WARNING, Questions, choose_view
-from opsbook.execution.runner import FinishedRun, RunRequest
+from opsbook.execution.request import FinishedRun, RunRequest
 from opsbook.execution.runner import run as execute
 from opsbook.report.document import record_document
 from opsbook.report.summary import summarise

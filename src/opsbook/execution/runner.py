@@ -11,82 +11,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from opsbook.archive.copy import CopyWriter
 from opsbook.archive.files import write_whole
 from opsbook.archive.fold import RecordFold
 from opsbook.archive.layout import Claim, RunFolder, new_run_id, run_folder
-from opsbook.errors import ArchiveError, OpsbookError, RefusedError, RunbookError, SecretError
+from opsbook.errors import ArchiveError, OpsbookError, RunbookError
 from opsbook.execution.channel import ChannelServer
-from opsbook.execution.kernel import OWN, Kernel, kernel_command, start_kernel
-from opsbook.execution.origin import git_state, operator_here, versions
+from opsbook.execution.kernel import OWN, Kernel, start_kernel
+from opsbook.execution.preflight import check_request
 from opsbook.execution.recorder import Recorder
+from opsbook.execution.request import FinishedRun, RunRequest, claimed_record
 from opsbook.execution.run_state import RunInProgress
 from opsbook.execution.stop import Stopper
 from opsbook.model.event import RunEnded, RunStarted, StopRequested
-from opsbook.model.message import RunOptions, Welcome
+from opsbook.model.message import Welcome
 from opsbook.model.outcome import Ending
-from opsbook.model.parameter import Binding
 from opsbook.model.protocol import Observer, Prompter
-from opsbook.model.run import CellRecord, RunbookRef, RunRecord, RunState, RunTargets
-from opsbook.model.target import Inventory, JsonValue
+from opsbook.model.run import RunRecord
 from opsbook.redaction import Redactor
-from opsbook.runbook.notebook import Runbook, make_document
+from opsbook.runbook.notebook import make_document
 from opsbook.secrets.inline import inline_passwords
 from opsbook.secrets.resolve import resolve
-
-UNCHECKED = "host keys were not checked (--host-keys off)"
-DRY = "a dry run (--check): only read-only commands were sent; local Python ran"
-
-
-class RunRequest(Struct, frozen=True, kw_only=True):
-    """Everything that is decided before a run starts."""
-
-    runbook: Runbook
-    binding: Binding
-    inventory: Inventory | None
-    pattern: str | None
-    """What `-t` said."""
-    selected: tuple[str, ...]
-    options: RunOptions
-    archive: Path
-    argv: tuple[str, ...] = ()
-    reason: str = ""
-    """What `--reason` said."""
-    yes: bool = False
-    """Whether gates are granted beforehand."""
-    terminal: bool = False
-    """Whether a person watches: a first Ctrl-C then lets running commands finish."""
-    parent: str | None = None
-    """The run whose failed targets this one is given."""
-
-    @property
-    def limited(self) -> bool:
-        """Whether the run was given a part of the inventory only."""
-        return self.pattern is not None or self.parent is not None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what a reader of the record should know from the start."""
-        notes = ((self.options.host_keys == "off", UNCHECKED), (self.options.checking, DRY))
-        return tuple(note for holds, note in notes if holds)
-
-
-class FinishedRun(Struct, frozen=True, kw_only=True):
-    """A run that has ended: its record, and where its files lie."""
-
-    record: RunRecord
-    folder: RunFolder
-
-    @property
-    def copy(self) -> Path | None:
-        """The executed copy; None when it could not be written."""
-        return self.folder.copy if self.folder.copy.is_file() else None
 
 
 def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompter | None) -> FinishedRun:
@@ -98,10 +47,7 @@ def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompte
         RunbookError: there is no such kernel, or the document is not valid.
         ArchiveError: the run could not be recorded.
     """
-    _check_gates(request, prompter)
-    _check_secrets(request.binding)
-    _check_passwords(request)
-    kernel_command(request.runbook.kernel)
+    check_request(request, prompter)
     stopper = Stopper(patient=request.terminal)
     with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
         return _claim_and_run(request, stopper, observers, prompter)
@@ -115,7 +61,7 @@ def _claim_and_run(
     redactor, given = Redactor(), frozenset(request.selected)
     known = request.inventory.targets if request.inventory is not None else ()
     redactor.add(*inline_passwords(target for target in known if target.name in given))
-    claimed: RunRecord = redactor.clean(_claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
+    claimed: RunRecord = redactor.clean(claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
     claim = Claim(folder)
     try:
         write_whole(folder.record, msgspec.json.encode(claimed))
@@ -123,75 +69,6 @@ def _claim_and_run(
         return _Run(request, folder, claimed, stopper, observers, asked, redactor).go()
     finally:
         claim.release()
-
-
-def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
-    """Refuse before anything starts when a gate could not be answered (SEMANTICS 25)."""
-    gates = [cell.label for cell in request.runbook.code_cells if "confirm" in cell.tags]
-    if gates and prompter is None and not (request.yes or request.options.checking):
-        raise RefusedError(
-            f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
-            "give --yes to confirm it beforehand",
-        )
-
-
-def _check_secrets(binding: Binding) -> None:
-    """Refuse before anything starts when a secret is not there."""
-    for name in binding.secrets:
-        _check_reference(binding.values.get(name), f"parameter {name!r}", hint=f"give another with -p {name}=…")
-
-
-def _check_passwords(request: RunRequest) -> None:
-    """Refuse before anything starts when a password the targets are reached with is not there."""
-    if request.inventory is None:
-        return
-    hint = "correct the reference, or set what it names"
-    for name in ("password", "sudo_password"):
-        _check_reference(getattr(request.options, name), f"{name} under [ssh]", hint=hint)
-    selected, seen = set(request.selected), set[str | None]()
-    for target in (target for target in request.inventory.targets if target.name in selected):
-        for reference in {target.password, target.become.password} - seen:
-            seen.add(reference)
-            _check_reference(reference, f"a password of {target.name} in the inventory", hint=hint)
-
-
-def _check_reference(reference: JsonValue, what: str, *, hint: str) -> None:
-    """Refuse a reference that cannot be resolved. A command is not run twice for that."""
-    if isinstance(reference, str) and not reference.startswith("cmd:"):
-        try:
-            resolve(reference)
-        except SecretError as error:
-            raise SecretError(f"{what}: {error}", error.hint or hint) from None
-
-
-def _claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> RunRecord:
-    runbook = request.runbook
-    cells = tuple(
-        CellRecord(id=cell.id, index=cell.index, label=cell.label, tags=cell.tags, changes=cell.changes)
-        for cell in runbook.code_cells
-    )
-    return RunRecord(
-        run_id=run_id,
-        status=RunState.RUNNING,
-        runbook=RunbookRef(
-            path=str(runbook.path),
-            title=runbook.title,
-            sha256=runbook.sha256,
-            git=None if runbook.in_memory else git_state(runbook.path),
-        ),
-        parameters=request.binding.values,
-        secrets=request.binding.secrets,
-        targets=RunTargets(pattern=request.pattern, selected=request.selected),
-        cells=cells,
-        started_at=started_at,
-        operator=operator_here(terminal=request.terminal),
-        operator_reason=request.reason,
-        notes=request.notes,
-        checking=request.options.checking,
-        parent=request.parent,
-        versions=versions(),
-        argv=request.argv,
-    )
 
 
 class _Run:

@@ -1,0 +1,64 @@
+"""What is looked at before anything starts: a run that could not go through is refused while nothing has happened."""
+
+from __future__ import annotations
+
+from opsbook.errors import RefusedError, SecretError
+from opsbook.execution.kernel import kernel_command
+from opsbook.execution.request import RunRequest
+from opsbook.model.parameter import Binding
+from opsbook.model.protocol import Prompter
+from opsbook.model.target import JsonValue
+from opsbook.secrets.resolve import resolve
+
+
+def check_request(request: RunRequest, prompter: Prompter | None) -> None:
+    """Refuse a run that cannot go through.
+
+    Raises:
+        RefusedError: a cell has to be confirmed, and there is nobody to ask.
+        SecretError: a secret or a password is not where its reference says.
+        RunbookError: there is no such kernel.
+    """
+    _check_gates(request, prompter)
+    _check_secrets(request.binding)
+    _check_passwords(request)
+    kernel_command(request.runbook.kernel)
+
+
+def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
+    """Refuse before anything starts when a gate could not be answered (SEMANTICS 25)."""
+    gates = [cell.label for cell in request.runbook.code_cells if "confirm" in cell.tags]
+    if gates and prompter is None and not (request.yes or request.options.checking):
+        raise RefusedError(
+            f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
+            "give --yes to confirm it beforehand",
+        )
+
+
+def _check_secrets(binding: Binding) -> None:
+    """Refuse before anything starts when a secret is not there."""
+    for name in binding.secrets:
+        _check_reference(binding.values.get(name), f"parameter {name!r}", hint=f"give another with -p {name}=…")
+
+
+def _check_passwords(request: RunRequest) -> None:
+    """Refuse before anything starts when a password the targets are reached with is not there."""
+    if request.inventory is None:
+        return
+    hint = "correct the reference, or set what it names"
+    for name in ("password", "sudo_password"):
+        _check_reference(getattr(request.options, name), f"{name} under [ssh]", hint=hint)
+    selected, seen = set(request.selected), set[str | None]()
+    for target in (target for target in request.inventory.targets if target.name in selected):
+        for reference in {target.password, target.become.password} - seen:
+            seen.add(reference)
+            _check_reference(reference, f"a password of {target.name} in the inventory", hint=hint)
+
+
+def _check_reference(reference: JsonValue, what: str, *, hint: str) -> None:
+    """Refuse a reference that cannot be resolved. A command is not run twice for that."""
+    if isinstance(reference, str) and not reference.startswith("cmd:"):
+        try:
+            resolve(reference)
+        except SecretError as error:
+            raise SecretError(f"{what}: {error}", error.hint or hint) from None
