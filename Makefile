@@ -26,6 +26,7 @@ bench: $(READY) $(PEERS)/.ready sshd  ## speed, as ratios against peers in the s
 
 soak: $(READY) sshd  ## the long tests
 	$(BIN)/pytest -m soak -n $(JOBS) --timeout 3600
+	$(BIN)/python tests/mutations.py
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed" >&2; exit 2; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can share `support`
+from support import Desk, processes_with
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     # whoever starts the tests in the background may have them ignored, and every command in them would inherit that
@@ -113,6 +115,24 @@ def _await_port(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
         else:
             return
     pytest.fail(f"sshd did not start: {log.read_text()}")
+
+
+@pytest.fixture
+def desk(request: pytest.FixtureRequest, tmp_path: Path, sshd: Sshd) -> Desk:
+    """A desk whose inventory holds the targets a module names in `NAMES`, and the lines in `MORE_HOSTS` behind them."""
+    sshd.inventory(request.module.NAMES, tmp_path / "hosts.ini", extra=getattr(request.module, "MORE_HOSTS", ""))
+    made = Desk(tmp_path)
+    made.write("opsbook.toml", 'inventory = ["hosts.ini"]\n')
+    return made
+
+
+@pytest.fixture
+def asleep() -> Iterator[str]:
+    """A number of seconds nobody else sleeps; what a failed test leaves asleep is ended."""
+    number = f"{900 + secrets.randbelow(90)}.{secrets.randbelow(10**9):09}7"
+    yield number
+    for pid in processes_with(f"sleep {number}"):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.result import FleetResult
 from opsbook.fleet.session import Session
 from opsbook.model.event import Event, Intent, TargetEnded, TargetOutput
-from opsbook.model.message import RunOptions
+from opsbook.model.message import Recall, Recalled, RunOptions
 from opsbook.model.target import Inventory, Target
 
 
@@ -42,6 +42,7 @@ class Journal:
     on_intent: Callable[[Intent], None] = lambda _: None
     on_output: Callable[[TargetOutput], None] = lambda _: None
     on_settle: Callable[[], None] = lambda: None
+    on_recall: Callable[[Recall], Recalled] = lambda recall: Recalled(ticket=recall.ticket)
 
     def report(self, event: Event) -> None:
         self.events.append(event)
@@ -51,6 +52,12 @@ class Journal:
     def intend(self, intent: Intent) -> None:
         self.events.append(intent)
         self.on_intent(intent)
+
+    def lock(self, cell_id: str | None, targets: dict[str, str], *, wait_s: float) -> None:
+        """Nobody else is here."""
+
+    def recall(self, recall: Recall) -> Recalled:
+        return self.on_recall(recall)
 
     def reveal(self, reference: str) -> str:
         return reference.removeprefix("test:")

@@ -108,8 +108,13 @@ class Run:
         return dict(json.loads((self.folder / "run.json").read_bytes()))
 
     @property
+    def copies(self) -> list[Path]:
+        """The executed copy, if there is one."""
+        return list(self.folder.glob("*--*.ipynb"))
+
+    @property
     def copy(self) -> Path:
-        (found,) = self.folder.glob("*.ipynb")
+        (found,) = self.copies
         return found
 
     @property

@@ -30,6 +30,7 @@ FLOORS = {
     "runbook": 2,
     "inventory": 2,
     "secrets": 2,
+    "locks": 2,
     "archive": 3,
     "ssh": 3,
     "fleet": 4,

@@ -371,7 +371,7 @@ def test_events_appended_together_are_chained_as_those_appended_one_by_one(tmp_p
 
 def test_a_journal_is_never_written_over(tmp_path: Path) -> None:
     write_journal(tmp_path / "j")
-    with pytest.raises(ArchiveError, match="cannot create"):
+    with pytest.raises(ArchiveError, match="has lines already"):
         Journal(tmp_path / "j", Redactor())
 
 
@@ -817,6 +817,19 @@ def test_the_copy_is_written_now_and_then_and_always_at_the_end(tmp_path: Path) 
     copy = json.loads(file.read_bytes())
     assert copy["cells"][0]["source"] == "n = 2"
     assert copy["metadata"]["papermill"]["exception"] is None
+
+
+def test_a_copy_knows_what_its_file_holds_and_can_be_taken_away(tmp_path: Path) -> None:
+    file = tmp_path / "copy.ipynb"
+    writer = CopyWriter(file, Redactor())
+    assert writer.head == ""
+    writer.save_soon(notebook("1"))
+    for number in range(2):
+        assert writer.head == hashlib.sha256(file.read_bytes()).hexdigest()
+        writer.finish(make_record(exit_code=number))
+    writer.discard()
+    writer.discard()
+    assert (writer.head, list(tmp_path.iterdir())) == ("", [])
 
 
 def test_a_copy_that_cannot_be_written_stops_nothing_until_the_end(tmp_path: Path) -> None:

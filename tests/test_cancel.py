@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -41,15 +39,6 @@ def account() -> Iterator[Account]:
     with made_account() as made:
         made.allow("USER ALL=(ALL:ALL) ALL")
         yield made
-
-
-@pytest.fixture
-def asleep() -> Iterator[str]:
-    """A number of seconds nobody else sleeps; what a failed test leaves asleep is ended."""
-    number = f"{900 + secrets.randbelow(90)}.{secrets.randbelow(10**9):09}6"
-    yield number
-    for pid in processes_with(f"sleep {number}"):
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -169,14 +158,18 @@ def test_a_script_that_hangs_in_a_full_socket_hides_no_deadline_and_no_cancel(ss
         script = Script(text=f"touch {tmp_path}/ran\n: " + "x" * 8_000_000)
         timeout_s = 60.0 if cancelled else 1.5
         command = Command(made, script, marker="mark-1", timeout_s=timeout_s, on_output=lambda *_: None)
-        if cancelled:
-            threading.Timer(1.5, command.cancel).start()
+
+        def freeze() -> None:
+            proxy.freeze()
+            if cancelled:
+                threading.Timer(1.5, command.cancel).start()
+
         begun = time.monotonic()
-        result = command.run(proxy.freeze)
+        result = command.run(freeze)
         took = time.monotonic() - begun
         wait_for(lambda: not made.alive, seconds=5)  # another thread closes it
         made.close()
-    assert 2.3 <= took < 10
+    assert 2.3 <= took < 30
     how = "cancelled" if cancelled else "timed out after 1.5 s"
     assert (str(result.state), result.reason) == (
         "cancelled" if cancelled else "timed_out",

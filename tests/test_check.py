@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
-from conftest import Sshd
-from support import LOAD, Desk, code, parameters, prose
+from support import LOAD, code, parameters, prose
 
 NAMES = {f"web{number}": f"127.0.6.{number}" for number in range(1, 5)}
-
-
-@pytest.fixture
-def desk(tmp_path: Path, sshd: Sshd) -> Desk:
-    sshd.inventory(NAMES, tmp_path / "hosts.ini")
-    made = Desk(tmp_path)
-    made.write("opsbook.toml", 'inventory = ["hosts.ini"]\n')
-    return made
 
 
 BOOK = (

@@ -6,19 +6,11 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
 from conftest import Sshd
 from support import LOAD, Desk, code, parameters, prose
 
 NAMES = {f"web{number}": f"127.0.7.{number}" for number in range(1, 9)}
-
-
-@pytest.fixture
-def desk(tmp_path: Path, sshd: Sshd) -> Desk:
-    sshd.inventory(NAMES, tmp_path / "hosts.ini", extra="\n[edge]\nweb[1:2]\n")
-    made = Desk(tmp_path)
-    made.write("opsbook.toml", 'inventory = ["hosts.ini"]\n')
-    return made
+MORE_HOSTS = "\n[edge]\nweb[1:2]\n"
 
 
 BOOK = (

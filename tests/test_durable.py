@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -57,15 +56,6 @@ def connection(sshd: Sshd) -> Iterator[Connection]:
     made = connect(target_of(sshd, "web1"), KnownHosts([sshd.known_hosts]), HostKeyPolicy.STRICT, timeout_s=20)
     yield made
     made.close()
-
-
-@pytest.fixture
-def asleep() -> Iterator[str]:
-    """A number of seconds nobody else sleeps; what a failed test leaves asleep is ended."""
-    number = f"{900 + secrets.randbelow(90)}.{secrets.randbelow(10**9):09}4"
-    yield number
-    for pid in processes_with(f"sleep {number}"):
-        os.kill(pid, signal.SIGKILL)
 
 
 def spools(home: Path) -> Path:

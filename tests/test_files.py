@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -23,7 +24,7 @@ from conftest import Sshd, _await_port, find_sshd, free_port
 from support import wait_for
 
 from opsbook.errors import FleetError, UsageError
-from opsbook.fleet import transfer
+from opsbook.fleet import destination, transfer
 from opsbook.fleet.content import Content, mode_bits
 from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.session import Session
@@ -377,6 +378,23 @@ def test_many_transfers_share_a_connection_within_its_sessions(notebook, there):
     assert len(names(there)) == 20
 
 
+def test_transfers_wait_for_a_server_that_takes_one_session_at_a_time(sshd, tmp_path, there):
+    with sftp_server(sshd, tmp_path, extra="MaxSessions 1") as server, opened(server) as notebook:
+        notebook.fleet.put(remote=there / "first", content="1")
+        states: list[str] = []
+
+        def put(number: int) -> None:
+            (one,) = notebook.fleet.put(remote=there / f"data{number}", content="1", check=False)
+            states.append(f"{one.state.value} {one.reason}".strip())
+
+        threads = [threading.Thread(target=put, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert states == ["ok"] * 12
+
+
 def test_a_file_reaches_every_target_and_comes_from_each_into_a_folder_of_its_own(server, there, tmp_path):
     with opened(server, count=3) as notebook:
         assert len(notebook.fleet.put(remote=there / "data", content="1").ok) == 3
@@ -579,8 +597,8 @@ def test_whoever_owns_the_folder_cannot_have_the_files_of_others_given_away(
     secret.chmod(0o600)
     others.mkdir(mode=0o700)
     data.write_text("old")
-    install = EXCHANGE.format(behind, there.parent / led_to) + transfer._INSTALL
-    monkeypatch.setattr(transfer, "_INSTALL", install)
+    install = EXCHANGE.format(behind, there.parent / led_to) + destination.INSTALL
+    monkeypatch.setattr(destination, "INSTALL", install)
     result = notebook.fleet.put(remote=data, content="new", owner="nobody", mode=0o666, check=False)
     assert (secret.owner(), mode_of(secret), secret.read_text()) == ("root", 0o600, "secret")
     assert (others.owner(), mode_of(others), names(others)) == ("root", 0o700, [])
@@ -600,7 +618,7 @@ def test_a_path_that_leads_elsewhere_after_the_look_keeps_no_owner_and_no_mode(n
     (there / "roots").mkdir()
     (there / "roots" / "data").write_text("old")
     exchange = 'mv "$folder" "$folder-old"; ln -s roots "$folder"\n'
-    monkeypatch.setattr(transfer, "_INSTALL", exchange + transfer._INSTALL)
+    monkeypatch.setattr(destination, "INSTALL", exchange + destination.INSTALL)
     result = notebook.fleet.put(remote=there / "his" / "data", content="new", owner=":root", check=False)
     assert (state(result), names(there / "roots")) == ("failed", ["data"])
     assert next(iter(result)).stderr == f"somebody else changed {there}/his/data meanwhile\n"
@@ -610,9 +628,101 @@ def test_a_path_that_leads_elsewhere_after_the_look_keeps_no_owner_and_no_mode(n
 @pytest.mark.skipif(not ROOT, reason="gives files away")
 def test_what_ends_while_it_is_put_in_its_place_leaves_nothing_behind(notebook, there, monkeypatch):
     (there / "data").write_text("old")
-    monkeypatch.setattr(transfer, "_INSTALL", "chown() { sleep 50; }\n" + transfer._INSTALL)
+    monkeypatch.setattr(destination, "INSTALL", "chown() { sleep 50; }\n" + destination.INSTALL)
     result = notebook.fleet.put(remote=there / "data", content="new", owner="nobody", timeout=2, check=False)
     assert (state(result), names(there), (there / "data").read_text()) == ("timed_out", ["data"], "old")
+
+
+UNTIDY = "trap() {{ :; }}\nchown() {{ echo $$ > {0}-part; mv {0}-part {0}; sleep {1}; }}\n"
+"""A script that tidies nothing up, as one that is killed, and says which process it is when it is in the middle."""
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, there: Path, *, seconds: int = 50, more: str = "") -> Path:
+    """Let what puts a file in its place hang before its end; return the file that has its process's number then."""
+    begun = there.parent / "begun"
+    monkeypatch.setattr(destination, "INSTALL", UNTIDY.format(begun, seconds) + more + destination.INSTALL)
+    return begun
+
+
+def while_held(begun: Path, work: Callable[[], object]) -> threading.Thread:
+    """Do something in a thread as soon as a script hangs."""
+    thread = threading.Thread(target=lambda: (wait_for(begun.exists, seconds=30), work()))
+    thread.start()
+    return thread
+
+
+def kill_script(begun: Path) -> None:
+    """Kill the script that hangs, and all it started."""
+    os.killpg(os.getpgid(int(begun.read_text())), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+def test_what_a_killed_script_left_is_taken_back(notebook, there, monkeypatch):
+    (there / "data").write_text("old")
+    begun = hold(monkeypatch, there)
+    killer = while_held(begun, lambda: kill_script(begun))
+    result = notebook.fleet.put(remote=there / "data", content="new", owner="nobody", check=False)
+    killer.join(30)
+    assert (state(result), reason(result)) == ("failed", "killed by signal KILL")
+    assert ((there / "data").read_text(), names(there)) == ("old", ["data"])
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+def test_what_a_killed_script_left_is_named_when_somebody_exchanged_it(notebook, there, monkeypatch):
+    others = there.parent / "others"
+    others.mkdir(mode=0o700)
+    (others / "new").write_text("secret")
+    begun = hold(monkeypatch, there, more=EXCHANGE.format("wc", others))
+    killer = while_held(begun, lambda: kill_script(begun))
+    result = notebook.fleet.put(remote=there / "data", content="new", owner="nobody", check=False)
+    killer.join(30)
+    (link,) = (path for path in there.iterdir() if path.is_symlink())
+    assert (state(result), reason(result)) == ("failed", f"killed by signal KILL; {link} may be left there")
+    assert (names(others), (others / "new").read_text()) == (["new"], "secret")
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+def test_what_a_cancelled_script_left_is_named(notebook, there, monkeypatch):
+    begun = hold(monkeypatch, there)
+    stopper = while_held(begun, lambda: notebook.session.cancel(hard=True))
+    with pytest.raises(KeyboardInterrupt):
+        notebook.fleet.put(remote=there / "data", content="new", owner="nobody")
+    stopper.join(30)
+    (ended,) = (event for event in notebook.events if type(event).__name__ == "TargetEnded")
+    (part,) = names(there)
+    assert (ended.state.value, ended.reason.endswith(f"; {there}/{part} may be left there")) == ("cancelled", True)
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+def test_a_script_whose_link_was_lost_can_put_nothing_in_its_place_any_more(server, there, monkeypatch):
+    (there / "data").write_text("old")
+    begun = hold(monkeypatch, there, seconds=4)
+    with proxied(server) as (notebook, proxy):
+        cutter = while_held(begun, proxy.cut)
+        result = notebook.fleet.put(remote=there / "data", content="new", owner="nobody", check=False)
+        cutter.join(30)
+    assert (state(result), names(there)) == ("lost", ["data"])
+    wait_for(lambda: not Path("/proc", begun.read_text().strip()).exists(), seconds=30)
+    assert ((there / "data").read_text(), names(there)) == ("old", ["data"])
+
+
+@pytest.mark.skipif(not ROOT, reason="gives files away")
+def test_a_staged_file_is_taken_back_over_a_slow_link_after_a_cancel(server, there, public, monkeypatch):
+    begun = hold(monkeypatch, there)
+    with proxied(server) as (notebook, proxy):
+
+        def stop() -> None:
+            assert names(public / "staging")
+            proxy._slow_s = 0.25
+            notebook.session.cancel(hard=True)
+
+        stopper = while_held(begun, stop)
+        with pytest.raises(KeyboardInterrupt):
+            notebook.fleet.put(remote=there / "data", content="new", owner="nobody")
+        stopper.join(30)
+    (ended,) = (event for event in notebook.events if type(event).__name__ == "TargetEnded")
+    left = [f"{public}/staging/{name}" for name in names(public / "staging")]
+    assert (left, "staging" in ended.reason) == ([], False)
 
 
 # when the link fails
@@ -673,7 +783,7 @@ def test_a_cancel_is_noticed_and_takes_back_what_was_written(server, there, froz
         stopper.start()
         with pytest.raises(KeyboardInterrupt):
             notebook.fleet.put(remote=there / "data", content=BIG * 4)
-        assert time.monotonic() - seconds[0] < 5
+        assert time.monotonic() - seconds[0] < 8
         stopper.join(10)
         (ended,) = (event for event in notebook.events if type(event).__name__ == "TargetEnded")
     assert ended.state.value == "cancelled"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Sshd
+from support import wait_for
 
 from opsbook.errors import FleetError, InventoryError, UsageError
 from opsbook.fleet.fleet import Fleet
@@ -241,21 +242,31 @@ def test_the_table_groups_targets_that_ended_alike_and_escapes_what_they_said(no
     assert "<script>" not in result._repr_html_()
 
 
-def test_an_interrupt_ends_the_remote_commands_and_raises(notebook):
-    timer = threading.Timer(0.7, lambda: notebook.session.cancel(hard=True))
-    timer.start()
-    begun = time.monotonic()
+def cancel_when(notebook: Notebook, folder: Path, what: str, *, count: int, hard: bool) -> list[float]:
+    """Cancel as soon as so many targets are in the middle of their command; return when that was, once it has been."""
+    times: list[float] = []
+
+    def cancel() -> None:
+        wait_for(lambda: len(marks(folder, what)) == count, seconds=30)
+        times.append(time.monotonic())
+        notebook.session.cancel(hard=hard)
+
+    threading.Thread(target=cancel, daemon=True).start()
+    return times
+
+
+def test_an_interrupt_ends_the_remote_commands_and_raises(notebook, folder):
+    cancelled_at = cancel_when(notebook, folder, "s", count=3, hard=True)
     with pytest.raises(KeyboardInterrupt):
-        notebook.fleet().run("sleep 20.125", parallel=3)
-    assert time.monotonic() - begun < 8
+        notebook.fleet().run(f"{mark(folder, 's')}; sleep 60.125", parallel=3)
+    assert time.monotonic() - cancelled_at[0] < 15
     assert sorted(notebook.states().values()) == ["cancelled"] * 3 + ["skipped"] * 3
 
 
 def test_a_soft_stop_lets_running_commands_finish(notebook, folder):
-    timer = threading.Timer(0.5, lambda: notebook.session.cancel(hard=False))
-    timer.start()
+    cancel_when(notebook, folder, "s", count=2, hard=False)
     with pytest.raises(KeyboardInterrupt):
-        notebook.fleet().run(f"sleep 1.5; {mark(folder, 'i')}", parallel=2)
+        notebook.fleet().run(f"{mark(folder, 's')}; sleep 1.5; {mark(folder, 'i')}", parallel=2)
     assert marks(folder, "i") == ["web1", "web2"]
     assert sorted(notebook.states().values()) == ["ok"] * 2 + ["skipped"] * 4
 

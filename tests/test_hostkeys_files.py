@@ -76,10 +76,33 @@ def test_a_changed_key_names_both_and_is_refused_while_keys_are_checked(known):
     assert hosts.check("web1", 22, KIND, blob(2), OFF) is False
 
 
-def test_a_revoked_key_is_refused_even_unchecked_and_even_when_known(known):
+def test_a_changed_key_names_the_line_it_is_known_by_and_what_forgets_it(known, tmp_path):
+    file = tmp_path / "known_hosts"
+    hosts = known("# ours\n\n" + line("web1,[web1]:2222", 1) + line("web3", 3).rstrip())
+    said = refusal(hosts, 2)
+    assert f"known {fingerprint(blob(1))} in {file}:3, shown {fingerprint(blob(2))}; " in said
+    hosts.check("web4", 22, KIND, blob(4), NEW)
+    assert f"in {file}:4, shown" in refusal(hosts, 1, host="web3")
+    assert f"in {file}:5, shown" in refusal(hosts, 1, host="web4")
+    with file.open("a") as stream:
+        stream.write("\n# theirs\n" + line(hashed("web5"), 5) + line("web*6", 6))
+    assert f"in {file}:8, shown" in refusal(hosts, 1, host="web5")
+    assert refusal(hosts, 1, host="web6").endswith(f"in {file}:9, shown {fingerprint(blob(1))}")
+    command = refusal(hosts, 9, port=2222).rpartition("if that is right, ")[2].removesuffix(" forgets the known one")
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    assert hosts.check("web1", 2222, KIND, blob(9), NEW) is False
+
+
+def test_a_changed_key_names_no_more_known_ones_than_can_be_read(known, tmp_path):
+    said = refusal(known("".join(line("web1", number) for number in range(1, 9))), 9)
+    assert said.count(str(tmp_path)) == 4
+    assert " and 5 more, shown " in said
+
+
+def test_a_revoked_key_is_refused_even_unchecked_and_even_when_known(known, tmp_path):
     hosts = known(line("web1", 1) + line("*", 1, "@revoked"))
     for policy in HostKeyPolicy:
-        assert "revoked" in refusal(hosts, 1, policy)
+        assert refusal(hosts, 1, policy).endswith("is marked as revoked in " + str(tmp_path / "known_hosts:2"))
     assert hosts.kinds("web1", 22) == [KIND]
 
 

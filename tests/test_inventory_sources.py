@@ -94,7 +94,6 @@ def test_a_later_source_folder_overrides_an_earlier_one(tmp_path: Path) -> None:
         ("group_vars/all.yml", "- a\n", "all.yml:1: this is not a mapping of variables"),
         ("group_vars/all.yml", "a: 1\na: 2\n", "all.yml:2: the key 'a' stands twice"),
         ("group_vars/all.yml", "'': 2\n", "all.yml:1: a variable has no name"),
-        ("group_vars/all/vault.yml", "$ANSIBLE_VAULT;1.1;AES256\n6162\n", "vault.yml: the file is encrypted"),
         ("group_vars", "a: 1\n", "group_vars: the directory cannot be read: Not a directory"),
         ("host_vars/w1", "ansible_host: '{{ x }}'\n", "w1:1: target 'w1': ansible_host is a template"),
     ],
@@ -114,6 +113,40 @@ def test_an_encrypted_value_beside_an_inventory_fails_only_where_it_is_used(tmp_
     write(tmp_path, {"host_vars/w1": f"ansible_become_password: {cipher}"})
     with pytest.raises(InventoryError, match="target 'w1': ansible_become_password is encrypted by ansible-vault"):
         load([tmp_path / "hosts"])
+
+
+def test_a_wholly_encrypted_file_beside_an_inventory_is_named_and_fails_nothing_else(tmp_path: Path) -> None:
+    cipher = "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
+    write(
+        tmp_path,
+        {
+            "hosts": "[web]\nw1\nw2\n[db]\nd1\n",
+            "group_vars/web/vault.yml": cipher,
+            "group_vars/web/vars.yml": "a: 1\n",
+            "host_vars/w2": cipher,
+        },
+    )
+    targets = {target.name: target for target in load([tmp_path / "hosts"]).targets}
+    group, host = str(tmp_path / "group_vars/web/vault.yml"), str(tmp_path / "host_vars/w2")
+    assert {name: target.sealed for name, target in targets.items()} == {"w1": (group,), "w2": (group, host), "d1": ()}
+    assert targets["w2"].vars == {"a": 1}
+
+
+def test_a_wholly_encrypted_file_beside_an_inventory_is_named_and_fails_nothing_else(tmp_path: Path) -> None:
+    cipher = "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
+    write(
+        tmp_path,
+        {
+            "hosts": "[web]\nw1\nw2\n[db]\nd1\n",
+            "group_vars/web/vault.yml": cipher,
+            "group_vars/web/vars.yml": "a: 1\n",
+            "host_vars/w2": cipher,
+        },
+    )
+    targets = {target.name: target for target in load([tmp_path / "hosts"]).targets}
+    group, host = str(tmp_path / "group_vars/web/vault.yml"), str(tmp_path / "host_vars/w2")
+    assert {name: target.sealed for name, target in targets.items()} == {"w1": (group,), "w2": (group, host), "d1": ()}
+    assert targets["w2"].vars == {"a": 1}
 
 
 # directories

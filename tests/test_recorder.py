@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from opsbook.archive.fold import RecordFold
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import Claim, RunFolder, run_folder
+from opsbook.archive.links import digest_of
 from opsbook.errors import ArchiveError
 from opsbook.execution import recorder as recording
 from opsbook.execution.recorder import Recorder
@@ -39,7 +41,12 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
     claim.release()
 
 
-def record_in(folder: RunFolder, *observers: Observer, redactor: Redactor | None = None) -> Recorder:
+def record_in(
+    folder: RunFolder,
+    *observers: Observer,
+    redactor: Redactor | None = None,
+    make_room: Callable[[int], None] = lambda _: None,
+) -> Recorder:
     claimed = RunRecord(
         run_id=RUN_ID,
         status=RunState.RUNNING,
@@ -47,7 +54,7 @@ def record_in(folder: RunFolder, *observers: Observer, redactor: Redactor | None
         started_at=datetime.now(UTC),
         operator=Operator(user="maya", host="here", pid=1),
     )
-    return Recorder(folder, redactor or Redactor(), RecordFold(claimed), observers)
+    return Recorder(folder, redactor or Redactor(), RecordFold(claimed), observers, make_room=make_room)
 
 
 def metric(value: object) -> e.MetricRecorded:
@@ -304,16 +311,107 @@ def test_a_failure_is_told_to_everyone_who_waits_and_to_everyone_after(folder: R
     assert journalled(folder) == [metric("good")]
 
 
-def test_what_was_not_recorded_is_not_in_the_fold_and_not_shown(folder: RunFolder) -> None:
+def test_what_happened_when_nothing_could_be_recorded_is_true_all_the_same_but_what_was_intended_was_not_sent(
+    folder: RunFolder,
+) -> None:
     seen = Seen()
     recorder = record_in(folder, seen)
     recorder.commit_now(metric("good"))
+    intents = [e.Intent(call=1, cell_id="a", target=name, digest="d", kind="run") for name in ("web1", "web2")]
+    after = [e.MetricRecorded(name="at that moment", value=1), e.MetricRecorded(name="later", value=2)]
     with full_disk(recorder, folder):
-        recorder.submit(e.MetricRecorded(name="lost", value=1))
-        recorder.settle()
+        for event, intent in zip(after, intents, strict=True):
+            with busy(recorder):
+                recorder.submit(intent)
+                recorder.submit(event)
+            recorder.settle()
+    recorder.fold.close()
     recorder.close()
-    assert folded(recorder).metrics == {"m": "good"}
-    assert [entry.event for entry in seen.entries] == [metric("good")]
+    assert folded(recorder).metrics == {"m": "good", "at that moment": 1, "later": 2}
+    assert folded(recorder).targets.results == {}
+    assert [entry.event for entry in seen.entries] == [metric("good"), *after]
+    assert journalled(folder) == [metric("good")]
+
+
+ENDED = e.RunEnded(status=RunState.FAILED, exit_code=5, reason="the disk was full")
+
+
+def test_how_a_run_ended_is_recorded_also_in_a_journal_that_could_not_be_written_before(folder: RunFolder) -> None:
+    recorder = record_in(folder)
+    recorder.commit_now(metric("good"))
+    with full_disk(recorder, folder):
+        recorder.submit(metric("lost"))
+        with pytest.raises(ArchiveError, match="File too large"):
+            recorder.end(ENDED)
+    recorder.end(ENDED)
+    recorder.close()
+    assert journalled(folder) == [metric("good"), ENDED]
+    assert recorder.head == digest_of(folder.journal.read_bytes().splitlines()[-1])
+
+
+def test_nothing_is_recorded_behind_the_end_of_a_run(folder: RunFolder) -> None:
+    recorder = record_in(folder)
+    recorder.end(ENDED)
+    head = recorder.head
+    recorder.commit_now(e.StopRequested(signal="SIGTERM"))
+    recorder.close()
+    assert journalled(folder) == [ENDED]
+    assert recorder.head == head
+
+
+def test_when_the_disk_did_not_take_a_batch_for_sure_the_lines_after_it_still_follow(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = record_in(folder)
+    real = os.fsync
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(ArchiveError, match="Input/output error"):
+        recorder.commit_now(metric("perhaps"))
+    monkeypatch.setattr(os, "fsync", real)
+    recorder.end(ENDED)
+    recorder.close()
+    assert journalled(folder) == [metric("perhaps"), ENDED]
+
+
+def test_an_intent_is_not_on_disk_in_a_journal_that_was_deleted(folder: RunFolder) -> None:
+    recorder = record_in(folder)
+    recorder.commit_now(metric("good"))
+    folder.journal.unlink()
+    with pytest.raises(ArchiveError, match="cannot append to the journal"):
+        recorder.commit_now(metric("nowhere"))
+    recorder.close()
+
+
+def test_room_for_the_record_is_made_before_anything_is_sent(folder: RunFolder) -> None:
+    asked: list[int] = []
+    recorder = record_in(folder, make_room=asked.append)
+    names = tuple(f"web{number}" for number in range(50))
+    call = e.CallStarted(call=1, cell_id="a", kind="run", text="id", targets=names)
+    for event in (call, call, metric("x" * 1000), e.CellStarted(cell_id="a")):
+        recorder.commit_now(event)
+    first, again, measured, nothing = asked
+    assert first > 50 * 500
+    assert (again, nothing) == (0, 0)
+    assert 1000 < measured < 1100
+    recorder.close()
+
+
+def test_when_there_is_no_room_for_the_record_nothing_more_is_granted(folder: RunFolder) -> None:
+    def no_room(size: int) -> None:
+        if size:
+            raise ArchiveError("cannot reserve room")
+
+    recorder = record_in(folder, make_room=no_room)
+    call = e.CallStarted(call=1, cell_id="a", kind="run", text="id", targets=("web1",))
+    recorder.submit(call)
+    with pytest.raises(ArchiveError, match="cannot reserve room"):
+        recorder.commit_now(e.Intent(call=1, cell_id="a", target="web1", digest="d", kind="run"))
+    recorder.close()
+    assert journalled(folder) == []
 
 
 @pytest.mark.parametrize("value", [object(), 1j], ids=["object", "complex"])
@@ -340,7 +438,7 @@ def test_text_that_is_not_unicode_is_recorded_all_the_same(folder: RunFolder) ->
     recorder.close()
     assert recorder.failure == ""
     assert len(journalled(folder)) == 2
-    assert folder.host_log("web1").read_text().startswith("c")
+    assert folder.host_log("web1").read_bytes() == b"c\xffd\n"
 
 
 # host logs

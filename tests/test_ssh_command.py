@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
+import secrets
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 from conftest import Sshd
 from servers import connect
+from support import wait_for
 
 from opsbook.errors import ConnectError
 from opsbook.model.target import Target, TargetState
 from opsbook.ssh.command import Command
 from opsbook.ssh.connection import Connection
 from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts
-from opsbook.ssh.result import CommandResult
 from opsbook.ssh.script import Script
 
 
@@ -35,20 +39,37 @@ def connection(sshd: Sshd):
     made.close()
 
 
-def run(connection: Connection, text: str, *, timeout_s: float = 20, stop_after: float = 0, **how: object):
+def run(
+    connection: Connection,
+    text: str,
+    *,
+    timeout_s: float = 20,
+    when_heard: Callable[[Command], object] = lambda _: None,
+    **how: object,
+):
+    """Run a script; `when_heard` is called, on another thread, when it has said something."""
     lines: list[tuple[str, str]] = []
+
+    def hear(*said: str) -> None:
+        if not lines:
+            threading.Thread(target=when_heard, args=(command,)).start()
+        lines.append(said)
+
     command = Command(
         connection,
         Script(text=text, **how),
-        marker="mark-1",
+        marker=f"mark-{secrets.token_hex(8)}",
         timeout_s=timeout_s,
-        on_output=lambda *said: lines.append(said),
+        on_output=hear,
     )
-    if stop_after:
-        timer = threading.Timer(stop_after, command.cancel)
-        timer.start()
     result = command.run(lambda: None)
     return result, lines
+
+
+@pytest.fixture
+def asleep() -> str:
+    """How long to sleep, as nobody else on this machine does."""
+    return f"{random.randrange(4000, 9000)}.{secrets.randbits(40)}"
 
 
 def survivors(word: str) -> list[str]:
@@ -126,51 +147,43 @@ def test_a_killed_command_names_its_signal(connection):
     assert (result.state, result.exit_code, result.signal) == (TargetState.FAILED, None, "KILL")
 
 
-def test_a_deadline_ends_the_remote_processes(connection):
+def test_a_deadline_ends_the_remote_processes(connection, asleep):
     begun = time.monotonic()
-    result, _ = run(connection, "trap '' TERM; echo in; sleep 4711.1 & sleep 4711.1; wait", timeout_s=0.7)
+    result, _ = run(connection, f"trap '' TERM; echo in; sleep {asleep} & sleep {asleep}; wait", timeout_s=2)
     assert (result.state, result.stdout) == (TargetState.TIMED_OUT, "in\n")
-    assert time.monotonic() - begun < 6
-    time.sleep(1.2)
-    assert not survivors("sleep 4711.1")
+    assert time.monotonic() - begun < 15
+    wait_for(lambda: not survivors(asleep))
 
 
-def test_a_cancel_ends_the_remote_processes(connection):
-    result, _ = run(connection, "echo in; sleep 4712.1", stop_after=0.5)
+def test_a_cancel_ends_the_remote_processes(connection, asleep):
+    result, _ = run(connection, f"echo in; sleep {asleep}", when_heard=Command.cancel)
     assert result.state is TargetState.CANCELLED
-    time.sleep(1.2)
-    assert not survivors("sleep 4712.1")
+    wait_for(lambda: not survivors(asleep))
 
 
-def test_a_child_left_behind_does_not_hold_the_command(connection):
+def test_a_child_left_behind_does_not_hold_the_command(connection, asleep):
     begun = time.monotonic()
-    result, _ = run(connection, "sleep 30.25 & echo done")
+    result, _ = run(connection, f"sleep {asleep} & echo done")
     assert (result.state, result.stdout) == (TargetState.OK, "done\n")
-    assert time.monotonic() - begun < 5
-    subprocess.run(["pkill", "-f", "sleep 30.2[5]"], check=False)
+    assert time.monotonic() - begun < 30
+    subprocess.run(["pkill", "-f", f"sleep {asleep}"], check=False)
 
 
 def test_a_lost_link_is_lost_and_not_failed(connection):
-    timer = threading.Timer(0.5, lambda: connection._sock._sock.shutdown(2))
-    timer.start()
-    result, _ = run(connection, "sleep 5.125")
+    result, _ = run(connection, "echo in; sleep 5", when_heard=lambda _: connection._sock._sock.shutdown(2))
     assert (result.state, result.exit_code) == (TargetState.LOST, None)
     assert "may still be running" in result.reason
 
 
 def test_a_killed_server_process_is_lost(sshd, connection):
-    result_box: list[CommandResult] = []
-    worker = threading.Thread(target=lambda: result_box.append(run(connection, "echo $PPID; sleep 5.25")[0]))
-    worker.start()
-    time.sleep(0.5)
-    for line in subprocess.run(
-        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
-    ).stdout.splitlines():
-        pid, parent, *words = line.split()
-        if parent == str(sshd.pid) and words and words[0].startswith("sshd"):
-            os.kill(int(pid), signal.SIGKILL)
-    worker.join(10)
-    assert result_box[0].state is TargetState.LOST
+    def kill_servers(_: Command) -> None:
+        listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        for line in listing.splitlines():
+            pid, parent, *words = line.split()
+            if parent == str(sshd.pid) and words and words[0].startswith("sshd"):
+                os.kill(int(pid), signal.SIGKILL)
+
+    assert run(connection, "echo in; sleep 5", when_heard=kill_servers)[0].state is TargetState.LOST
 
 
 def test_without_sudo_rights_the_state_is_become(connection):
@@ -287,27 +300,35 @@ def test_a_chosen_shell_says_nothing_of_its_own(connection, shell):
     assert (result.stdout, result.stderr) == ("out\n", "")
 
 
-def test_a_process_group_of_its_own_does_not_escape_a_stop(connection):
-    result, _ = run(connection, "timeout 4714.5 sleep 4713.5", stop_after=0.5)
+def test_a_process_group_of_its_own_does_not_escape_a_stop(connection, asleep):
+    result, _ = run(connection, f"echo in; timeout 9999 sleep {asleep}", when_heard=Command.cancel)
     assert result.state is TargetState.CANCELLED
-    time.sleep(1.2)
-    assert not survivors("4713.5")
+    wait_for(lambda: not survivors(asleep))
 
 
-def test_what_escapes_a_stop_is_reported(connection):
-    result, _ = run(connection, "setsid sleep 4715.5", timeout_s=0.5)
+def test_what_escapes_a_stop_is_reported(connection, asleep):
+    result, _ = run(connection, f"setsid sleep {asleep}", timeout_s=2)
     assert result.state is TargetState.TIMED_OUT
     assert "still" in result.reason
-    subprocess.run(["pkill", "-f", "sleep 4715.[5]"], check=False)
+    subprocess.run(["pkill", "-f", f"sleep {asleep}"], check=False)
 
 
-def test_nothing_of_ours_stays_on_a_target_after_a_command(connection):
-    for _ in range(10):
-        run(connection, "true")
-    deadline = time.monotonic() + 5
-    while survivors("head -c") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not survivors("head -c")
+@pytest.mark.parametrize("shell", [None, "sh -eu"])
+def test_nothing_of_ours_stays_on_a_target_after_a_command(connection, asleep, shell):
+    result, _ = run(connection, f"echo {asleep} >/dev/null; echo out", shell=shell, directory="/")
+    assert result.stdout == "out\n"
+    wait_for(lambda: not sessions_left(connection))
+
+
+def sessions_left(connection: Connection) -> list[str]:
+    """What runs on behalf of a connection besides its server."""
+    client = f"SSH_CONNECTION=127.0.0.1 {connection._sock._sock.getsockname()[1]} "
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has just ended
+            if client in place.read_text(errors="replace"):
+                found.append((place.parent / "cmdline").read_text())
+    return found
 
 
 def test_scripts_end_as_shells_do(connection):

@@ -12,6 +12,7 @@ from opsbook.model.message import RunOptions
 from opsbook.model.target import Target
 from opsbook.ssh import config
 from opsbook.ssh.config import Options, SshConfig, expand, expand_path, local_user
+from opsbook.ssh.keywords import KNOWN
 from opsbook.ssh.route import Atlas, Route
 
 TEXT = """
@@ -106,12 +107,72 @@ def test_what_cannot_be_understood_is_named_by_file_and_line(tmp_path):
     assert wrong(tmp_path, "Match user\n") == "/config:1: Match user says nothing"
     assert wrong(tmp_path, "CanonicalizeHostname yes\n") == "/config:1: canonicalizehostname is not supported"
     assert wrong(tmp_path, f"Include {tmp_path}/config\n") == "/config:1: includes go deeper than 16 files"
-    assert "Port in ssh_config is 'x'" in wrong(tmp_path, "Port x\n")
     assert "%z is not known there" in wrong(tmp_path, "IdentityFile ~/%z\n")
     assert "NO_SUCH is not set" in wrong(tmp_path, "CertificateFile ${NO_SUCH}/x\n")
     (tmp_path / "config").unlink()
     with pytest.raises(ConnectError, match="cannot be read: No such file"):
         Atlas(RunOptions(ssh_config=str(tmp_path / "config"))).route(Target(name="a", host="a"))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("prot 22\n", "1: bad configuration option: prot (did you mean port?)"),
+        ("Host other\n  Usr maya\n", "2: bad configuration option: usr (did you mean user?)"),
+        ("qqqq 1\nIgnoreUnknown qqqq\n", "1: bad configuration option: qqqq"),
+        ("Host other\n IgnoreUnknown qqqq\nHost *\n qqqq 1\n", "4: bad configuration option: qqqq"),
+        ("Host other\n  Port abc\n", "2: bad number: port 'abc'"),
+        ("Port 65536\n", "1: bad number: port '65536'"),
+        ("Port 0\n", "1: bad number: port '0'"),
+        ("Port 22 23\n", "1: port has more than one argument: 22 23"),
+        ("IdentityFile a b\n", "1: identityfile has more than one argument: a b"),
+        ("ConnectTimeout 1.5\n", "1: bad number: connecttimeout '1.5'"),
+        ("AddressFamily inet4\n", "1: addressfamily is 'inet4', not one of any, inet, inet6"),
+        ("StrictHostKeyChecking maybe\n", "1: stricthostkeychecking is 'maybe', not one of"),
+    ],
+)
+def test_what_ssh_refuses_is_refused_wherever_it_stands(tmp_path, text, what):
+    said = wrong(tmp_path, text)
+    assert said.startswith(f"/config:{what}")
+    asked = ["ssh", "-G", "-F", str(tmp_path / "config"), "web1"]
+    theirs = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert theirs.returncode == 255
+    assert f"line {what.partition(':')[0]}" in theirs.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "IgnoreUnknown UseKeychain,qq*\nqqqq yes please\nQQx 1\n",
+        "Host w*\n IgnoreUnknown qqqq\nHost *\n qqqq 1\n",
+        "Port ssh\nConnectTimeout 1m30s\nIdentitiesOnly YES\nSendEnv LANG LC_*\nUserKnownHostsFile a b\n",
+        "ConnectTimeout none\nPubkeyAuthentication host-bound\nForwardAgent yes\nLocalForward 8080 localhost:80\n",
+    ],
+)
+def test_what_ssh_takes_is_taken(tmp_path, text):
+    file = tmp_path / "config"
+    file.write_text(text)
+    route = Atlas(RunOptions(ssh_config=str(file))).route(Target(name="web1", host="web1"))
+    theirs = read_by_ssh(file, "web1")
+    assert (str(route.port), route.identities_only) == (theirs["port"][0], theirs["identitiesonly"] == ("yes",))
+    assert (route.connect_timeout_s is None) == (theirs["connecttimeout"] == ("none",))
+
+
+def test_every_option_that_ssh_here_knows_is_known():
+    assert {name.lower() for name in read_by_ssh(Path("/dev/null"), "web1")} <= KNOWN
+
+
+def test_a_file_that_the_inventory_names_for_one_target_is_named_with_what_is_wrong(tmp_path):
+    (tmp_path / "broken").write_text("Prt 22\n")
+    atlas = Atlas(RunOptions(ssh_config="none"))
+    for name, why in (("broken", ":1: bad configuration option: prt"), ("none/there", ": cannot be read: No such")):
+        with pytest.raises(ConnectError) as caught:
+            atlas.route(Target(name="web1", host="web1", ssh_config=str(tmp_path / name)))
+        assert str(caught.value).startswith(
+            f"the ssh_config file that the inventory names for it: {tmp_path / name}{why}"
+        )
+    with pytest.raises(ConnectError, match="~no-such-user/x: cannot be read"):
+        atlas.route(Target(name="web1", host="web1", ssh_config="~no-such-user/x"))
 
 
 def test_a_command_of_match_exec_has_a_deadline_and_leaves_nothing_behind(tmp_path, monkeypatch):

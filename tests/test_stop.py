@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import secrets
 import select
 import shlex
 import signal
@@ -34,24 +33,6 @@ TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 """Makes the terminal on stdin the process's own, so that Ctrl-C is a signal, and becomes the command."""
 PID = code("import os\nwith open('kernel', 'w') as file:\n    print(os.getpid(), file=file)", cell_id="pid")
 LATER = code("open('later', 'w').close()", cell_id="later")
-
-
-@pytest.fixture
-def desk(tmp_path: Path, sshd: Sshd) -> Desk:
-    """A desk with three targets."""
-    sshd.inventory(NAMES, tmp_path / "hosts.ini")
-    made = Desk(tmp_path)
-    made.write("opsbook.toml", 'inventory = ["hosts.ini"]\n')
-    return made
-
-
-@pytest.fixture
-def asleep() -> Iterator[str]:
-    """A number of seconds nobody else sleeps; what a failed test leaves asleep is ended."""
-    number = f"{900 + secrets.randbelow(90)}.{secrets.randbelow(10**9):09}2"
-    yield number
-    for pid in processes_with(f"sleep {number}"):
-        os.kill(pid, signal.SIGKILL)
 
 
 def await_sleepers(number: str, count: int) -> None:

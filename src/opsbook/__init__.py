@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opsbook.errors import FleetError
-    from opsbook.fleet.api import record, secret, targets, wait_until
+    from opsbook.fleet.api import once, record, secret, targets, wait_until
     from opsbook.redaction import Secret
 
     checking: bool
 
 __version__ = "0.1.0"
-__all__ = ["FleetError", "Secret", "checking", "record", "secret", "targets", "wait_until"]
+__all__ = ["FleetError", "Secret", "checking", "once", "record", "secret", "targets", "wait_until"]
 
 _HOMES = {"Secret": "opsbook.redaction", "FleetError": "opsbook.errors"} | dict.fromkeys(
-    ("record", "secret", "targets", "wait_until"), "opsbook.fleet.api"
+    ("once", "record", "secret", "targets", "wait_until"), "opsbook.fleet.api"
 )
 
 

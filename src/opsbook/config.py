@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -20,9 +20,19 @@ from opsbook.errors import UsageError
 from opsbook.redaction import is_reference
 
 FILE = "opsbook.toml"
-_TOP = ("archive", "parallel", "max_fail", "command_timeout", "idle_timeout")
+_TOP = (
+    "archive",
+    "archive_mode",
+    "parallel",
+    "max_fail",
+    "command_timeout",
+    "idle_timeout",
+    "run_timeout",
+    "cell_timeout",
+    "always_timeout",
+)
 _SSH = ("host_keys", "connect_timeout", "keepalive", "password", "sudo_password")
-_VARIABLES = [name.upper() for name in (*_TOP, *_SSH, "inventory", "known_hosts", "ssh_config")]
+_VARIABLES = [name.upper() for name in (*_TOP, *_SSH, "inventory", "known_hosts", "ssh_config", "locks")]
 
 
 class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,19 +52,56 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Between questions to a silent connection; after three without an answer it is dead."""
 
 
+_ENV = {"pass_": "pass", "set_": "set"}
+
+
+class EnvSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=_ENV):
+    """`[env]`: what a notebook sees of the environment besides what every notebook does. Secrets are parameters."""
+
+    pass_: tuple[str, ...] = ()
+    """Variables to hand on: names, or patterns such as `AWS_*`."""
+    set_: dict[str, str] = {}
+    """Variables to set."""
+
+
+class OutputSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[output]`: how many characters of what cells say are kept, in the executed copy and in the journal each."""
+
+    cell_characters: Annotated[int, msgspec.Meta(ge=1000)] = 10_000_000
+    run_characters: Annotated[int, msgspec.Meta(ge=1000)] = 100_000_000
+
+
+class LockSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[locks]`: where runs meet that may want the same targets."""
+
+    path: str | None = None
+    """A folder; None for the user's own, `opsbook/locks` in XDG_STATE_HOME or ~/.local/state."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set once for all runs."""
 
     archive: str = "archive"
     inventory: tuple[str, ...] = ()
+    archive_mode: Literal["private", "group"] = "private"
+    """Who may read and write new runs: nobody else, or the group of the archive's folder."""
     parallel: Annotated[int, msgspec.Meta(ge=1)] = 64
     max_fail: str | int = "0"
     command_timeout: str | float = "30m"
     idle_timeout: str | float | None = None
     """How long a command may say nothing; None for any time."""
+    run_timeout: str | float | None = None
+    """How long a run may take; None for any time."""
+    cell_timeout: str | float | None = None
+    """How long each cell may take whose own tag does not say; None for any time."""
+    always_timeout: str | float = "60s"
+    """How long each clean-up cell may take after a failure or a stop."""
     trusted_scripts: tuple[str, ...] = ()
     """Inventory scripts that may be run; any other executable inventory is refused."""
     ssh: SshSettings = SshSettings()
+    env: EnvSettings = EnvSettings()
+    output: OutputSettings = OutputSettings()
+    locks: LockSettings = LockSettings()
 
 
 def load_settings(start: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -97,6 +144,9 @@ def _read(file: Path) -> dict[str, Any]:
     for key in ("archive", "inventory", "trusted_scripts"):
         if key in values:
             values[key] = _absolute(values[key], file.parent)
+    locks = values.get("locks")
+    if isinstance(locks, dict) and "path" in locks:
+        locks["path"] = _absolute(locks["path"], file.parent)
     ssh = values.get("ssh")
     if isinstance(ssh, dict):
         if "known_hosts" in ssh:
@@ -113,6 +163,8 @@ def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> list[st
             values[name] = environ[f"OPSBOOK_{name.upper()}"]
     if environ.get("OPSBOOK_INVENTORY"):
         values["inventory"] = environ["OPSBOOK_INVENTORY"].split(os.pathsep)
+    if environ.get("OPSBOOK_LOCKS") and isinstance(values.get("locks", {}), dict):
+        values["locks"] = {**values.get("locks", {}), "path": _absolute(environ["OPSBOOK_LOCKS"], Path.cwd())}
     ssh = values.get("ssh", {})
     if not isinstance(ssh, dict):
         return []  # the file's own mistake is told first
@@ -147,7 +199,8 @@ def _absolute(value: Any, folder: Path) -> Any:
 def _guess(sentence: str) -> str:
     """Offer the known key nearest to an unknown one."""
     _, marker, rest = sentence.partition("unknown field `")
-    known = [*Settings.__struct_fields__, *SshSettings.__struct_fields__]
+    tables = (Settings, SshSettings, EnvSettings, OutputSettings, LockSettings)
+    known = [name for table in tables for name in table.__struct_encode_fields__]
     name = rest.partition("`")[0]
     if marker and name in SshSettings.__struct_fields__:
         return f"{name} belongs under [ssh]"

@@ -27,8 +27,9 @@ SHORTEST = 4
 """A shorter value would mask ordinary text all over (SEMANTICS 27)."""
 
 STRUCTURE = frozenset(
-    ("run_id", "cell_id", "id", "call", "digest", "kind", "target", "targets", "selected", "waves")
-) | {*("stream", "signal", "results", "sha256", "tags", "boot_id", "secrets", "versions")}
+    ("run_id", "cell_id", "id", "call", "digest", "kind", "target", "targets", "selected", "addresses", "waves")
+) | {*("stream", "signal", "results", "sha256", "tags", "boot_id", "spool", "secrets", "versions")}
+STRUCTURE |= {"parent", "resumed_from"}
 """Fields of our own Structs whose text holds things together: names and ids, not what anybody wrote or printed."""
 SCHEMES = ("env", "file", "cmd")
 INLINE = "inline:"

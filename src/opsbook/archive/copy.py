@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from opsbook.archive.files import write_whole
+from opsbook.archive.links import digest_of
 from opsbook.errors import ArchiveError
 from opsbook.model.run import RunRecord
 from opsbook.redaction import Redactor
 
 EVERY_S = 2.0
 """Seconds between two writings while the run lasts: the journal has everything meanwhile."""
+REST = 20
+"""How much longer than a writing the time to the next one is at least: a long notebook is not slowed down by it."""
 
 
 _PAPERMILL_KEYS = ("exception", "start_time", "end_time", "duration")
@@ -59,15 +62,20 @@ class CopyWriter:
         self._file = file
         self._redactor = redactor
         self._last = 0.0
+        self._took = 0.0
         self._document: dict[str, Any] | None = None
+        self.head = ""
+        """The hash of what the file holds; empty while there is none."""
 
     def save_soon(self, document: dict[str, Any]) -> None:
         """Write the document unless that was done a moment ago. What cannot be written now may be at the end."""
         self._document = document
-        if time.monotonic() - self._last >= EVERY_S:
+        begun = time.monotonic()
+        if begun - self._last >= max(EVERY_S, self._took * REST):
             with suppress(ArchiveError):
                 self._write(document)
             self._last = time.monotonic()
+            self._took = self._last - begun
 
     @property
     def is_empty(self) -> bool:
@@ -107,6 +115,17 @@ class CopyWriter:
         papermill["exception"] = None if record.exit_code == 0 else True
         self._write(self._document)
 
+    def discard(self) -> None:
+        """Take the file away: what it says is not so."""
+        self.head = ""
+        with suppress(OSError):
+            self._file.unlink()
+
     def _write(self, document: dict[str, Any]) -> None:
-        text = json.dumps(clean_document(document, self._redactor), ensure_ascii=False, indent=1, sort_keys=True)
-        write_whole(self._file, text.encode("utf-8", "replace") + b"\n")
+        encoder = json.JSONEncoder(ensure_ascii=False, indent=1, sort_keys=True)
+        data = bytearray()  # grown piece by piece: a copy of a hundred megabytes must not be held three times over
+        for piece in encoder.iterencode(clean_document(document, self._redactor)):
+            data += piece.encode("utf-8", "replace")
+        data += b"\n"
+        write_whole(self._file, data)
+        self.head = digest_of(data)

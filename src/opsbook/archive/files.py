@@ -1,12 +1,17 @@
-"""How the archive writes: private, whole, and on disk before anybody is told so.
+"""How the archive writes: closed to strangers, whole, and on disk before anybody is told so.
 
-Folders are 0700 and files 0600, whatever the umask. A file is replaced as a whole or not at all.
+Folders are 0700 and files 0600, whatever the umask; in an archive shared by a group they are 2770 and 0660. A file
+follows the folder it lies in. It is replaced as a whole or not at all.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,43 +20,106 @@ from opsbook.errors import ArchiveError
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
+SHARED_FILE_MODE = 0o660
+SHARED_FOLDER_MODE = 0o2770
+_LOOK_S = 0.005
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EACCES, errno.EPERM}
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 
 
 @contextmanager
 def archive_errors(what: str) -> Iterator[None]:
-    """Turn an operating system error into an ArchiveError that says what could not be done."""
+    """Turn an operating system error into an ArchiveError that says what could not be done, and what to do about it."""
     try:
         yield
     except OSError as error:
-        raise ArchiveError(
-            f"cannot {what}: {error.strerror or error}", "is the disk full, or the folder not yours?"
-        ) from error
+        raise ArchiveError(f"cannot {what}: {error.strerror or error}", _hint(error.errno)) from error
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, each private."""
+def _hint(number: int | None) -> str:
+    if number in _FULL:
+        return "the disk or the quota is full: make room, or name another archive with --archive"
+    if number in _CLOSED:
+        return 'the folder is not yours: --archive names another; archive_mode = "group" is for one that is shared'
+    if number in _GONE:
+        return "is the archive still there, and a folder? --archive names another"
+    if number == errno.EROFS:
+        return "the file system is mounted read-only; --archive names another folder"
+    return "is the disk well? --archive names another folder"
+
+
+def make_folder(folder: Path, *, shared: bool = False) -> None:
+    """Create a folder and its parents, each private, or shared with the group."""
     if folder.is_dir():
         return
-    make_folder(folder.parent)
-    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
-    folder.chmod(FOLDER_MODE)
+    make_folder(folder.parent, shared=shared)
+    with suppress(FileExistsError):
+        new_folder(folder, shared=shared)
+
+
+def new_folder(folder: Path, *, shared: bool = False) -> None:
+    """Create one folder, private or shared with the group.
+
+    Raises:
+        FileExistsError: it is there already.
+    """
+    folder.mkdir(mode=FOLDER_MODE)
+    folder.chmod(SHARED_FOLDER_MODE if shared else FOLDER_MODE)
 
 
 def create(file: Path, *, flags: int = 0) -> int:
-    """Open a new private file for writing and return its descriptor."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags, FILE_MODE)
-    os.fchmod(descriptor, FILE_MODE)
+    """Open a new file for writing and return its descriptor. Its group may write where the folder's group may."""
+    mode = SHARED_FILE_MODE if file.parent.stat().st_mode & stat.S_IWGRP else FILE_MODE
+    access = 0 if flags & os.O_RDWR else os.O_WRONLY
+    descriptor = os.open(file, access | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags, mode)
+    os.fchmod(descriptor, mode)
     return descriptor
 
 
+def open_or_create(file: Path, *, flags: int = 0) -> int:
+    """Open a file to read and write, which is made when it is not there; return its descriptor."""
+    while True:
+        with suppress(FileNotFoundError):
+            return os.open(file, os.O_RDWR | os.O_NOFOLLOW | flags)
+        with suppress(FileExistsError):
+            descriptor = create(file, flags=os.O_RDWR | flags)
+            sync_folder(file.parent)
+            return descriptor
+
+
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Write all of it."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def lock(descriptor: int, how: int, *, seconds: float) -> bool:
+    """Lock a file (`fcntl.LOCK_EX` or `LOCK_SH`) within so many seconds; whether it is.
+
+    A lock cannot be waited for with a deadline, so it is looked for again and again.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_S)
+        else:
+            return True
+
+
 def append(file: Path, data: bytes) -> None:
-    """Append to a private file, which is made when it is not there."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, FILE_MODE)
+    """Append to a file, which is made when it is not there."""
     try:
-        os.fchmod(descriptor, FILE_MODE)
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        descriptor = create(file, flags=os.O_APPEND)
+    try:
+        write_all(descriptor, data)
     finally:
         os.close(descriptor)
 
@@ -65,22 +133,37 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(file: Path, data: bytes) -> None:
+@contextmanager
+def drafted(file: Path, data: bytes | bytearray) -> Iterator[None]:
+    """Write what a file is to hold beside it, and put it in its place when the block ends well: room is sure before.
+
+    Raises:
+        ArchiveError: it could not be written; the file is as it was.
+    """
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        with archive_errors(f"write {file}"):
+            descriptor = create(draft)
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        yield
+        with archive_errors(f"write {file}"):
+            draft.replace(file)
+            sync_folder(file.parent)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def write_whole(file: Path, data: bytes | bytearray) -> None:
     """Replace a file as a whole, and return when it is on disk.
 
     Raises:
         ArchiveError: it could not be written; the file is as it was.
     """
-    with archive_errors(f"write {file}"):
-        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        try:
-            with os.fdopen(create(draft), "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(file)
-        except BaseException:
-            with suppress(OSError):
-                draft.unlink()
-            raise
-        sync_folder(file.parent)
+    with drafted(file, data):
+        pass

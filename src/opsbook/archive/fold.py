@@ -6,7 +6,7 @@ set by an event or stays what it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import chain
 
@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from opsbook.model import event as e
-from opsbook.model.outcome import Ending, Outcome, outcome, telling_line
+from opsbook.model.outcome import Ending, Outcome, name_ranges, outcome, telling_line
 from opsbook.model.run import CellRecord, CellState, RunRecord, RunTargets, TargetOutcome
 from opsbook.model.target import JsonValue, TargetState
 
@@ -28,21 +28,29 @@ class RecordFold:
         self._targets: dict[str, TargetOutcome] = dict(claimed.targets.results)
         self._sent: dict[tuple[int, str], e.Intent] = {}
         """Intents without a result, by call and target."""
+        self._before: dict[str, TargetOutcome] = {}
+        """What the targets had come to when the cell that runs was first begun."""
+        self._again: _Attempt | None = None
+        """The cell that runs, where it is tried again."""
         self._caught = ""
         """What the last call that passed its limit raised."""
         self.ended: e.RunEnded | None = None
         """How the run said that it ended."""
         self._metrics: dict[str, JsonValue] = dict(claimed.metrics)
+        self._new_keys: dict[tuple[str, str], list[str]] = {}
+        """Who showed a host key nobody had seen before, by its fingerprint and the file it was recorded in."""
         self.last_at: datetime = claimed.started_at
 
     def apply(self, entry: e.Entry) -> None:
         """Take one event in."""
         self.last_at = entry.at
         match entry.event:
-            case e.CellStarted(cell_id=cell_id):
-                self._change_cell(cell_id, state=CellState.RUNNING, started_at=entry.at)
-            case e.CellEnded(cell_id=cell_id, state=state, duration_s=seconds, error=error):
-                self._change_cell(cell_id, state=state, duration_s=seconds, error=error)
+            case e.CellStarted() as started:
+                self._start_cell(started, at=entry.at)
+            case e.CellEnded(cell_id=cell_id, state=state, duration_s=seconds, error=error) as ended:
+                missing = {"output_cut": ended.output_cut, "output_lost": ended.output_lost}
+                self._change_cell(cell_id, state=state, duration_s=seconds, error=error, reason=ended.reason, **missing)
+                self._settle_attempt(ended)
             case e.WavesPlanned(waves=waves):
                 self._expect(chain.from_iterable(waves))
             case e.CallStarted(targets=names, counted=True):
@@ -55,6 +63,8 @@ class RecordFold:
                 self._end(ended)
             case e.MetricRecorded(name=name, value=value):
                 self._metrics[name] = value
+            case e.HostKeyRecorded() as new:
+                self._new_keys.setdefault((new.fingerprint, new.file), []).append(new.target)
             case _:
                 pass
 
@@ -73,9 +83,31 @@ class RecordFold:
         if not ended.counted:
             return
         self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended)
+        if self._again is not None and self._again.cell_id == ended.cell_id:
+            self._again.take(ended)
         cell = self._cells.get(ended.cell_id or "")
-        if cell is not None and _weight(ended.state) > _weight(cell.targets.get(ended.target, TargetState.NOT_RUN)):
-            self._cells[cell.id] = replace(cell, targets={**cell.targets, ended.target: ended.state})
+        if cell is not None:
+            self._cells[cell.id] = replace(cell, targets=_gravest(cell.targets, ended))
+
+    def _start_cell(self, started: e.CellStarted, *, at: datetime) -> None:
+        if started.attempt == 1:
+            self._before = dict(self._targets)
+            self._change_cell(started.cell_id, started_at=at)
+        self._again = _Attempt(started.cell_id, self._before) if started.attempt > 1 else None
+        self._change_cell(started.cell_id, state=CellState.RUNNING, attempts=started.attempt, error=None)
+
+    def _settle_attempt(self, ended: e.CellEnded) -> None:
+        """Let what a cell came to when it was tried again stand for what it came to before, once it has ended well."""
+        again, self._again = self._again, None
+        if again is None or again.cell_id != ended.cell_id or ended.state is not CellState.OK:
+            return
+        for name, now in again.targets.items():
+            known = self._targets.get(name, now)
+            if known.cell_id == ended.cell_id:
+                self._targets[name] = replace(now, duration_s=known.duration_s)
+        cell = self._cells.get(ended.cell_id)
+        if cell is not None:
+            self._cells[cell.id] = replace(cell, targets={**cell.targets, **again.states})
 
     def _change_cell(self, cell_id: str, **changes: object) -> None:
         known = self._cells.get(cell_id)
@@ -86,6 +118,14 @@ class RecordFold:
     def cells(self) -> tuple[CellRecord, ...]:
         """The cells as they stand."""
         return tuple(self._cells.values())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What happened that is no cell's and no target's result, for people."""
+        return tuple(
+            f"new host key of {name_ranges(sorted(names))}: {fingerprint}, recorded in {file}; compare it"
+            for (fingerprint, file), names in self._new_keys.items()
+        )
 
     def judge(self, ending: Ending) -> Outcome:
         """Say how the run has ended, from what was seen."""
@@ -113,12 +153,35 @@ class RecordFold:
             cells=self.cells,
             targets=self._run_targets(),
             metrics=self._metrics,
+            notes=(*self._claimed.notes, *self.notes),
             ended_at=ended_at,
             duration_s=round(seconds, 3),
         )
 
     def _run_targets(self) -> RunTargets:
         return replace(self._claimed.targets, results=dict(self._targets))
+
+
+class _Attempt:
+    """What a further attempt of a cell comes to, as if there had been none before."""
+
+    def __init__(self, cell_id: str, before: Mapping[str, TargetOutcome]) -> None:
+        self.cell_id = cell_id
+        self._before = before
+        self.targets: dict[str, TargetOutcome] = {}
+        self.states: dict[str, TargetState] = {}
+
+    def take(self, ended: e.TargetEnded) -> None:
+        known = self.targets.get(ended.target) or self._before.get(ended.target, TargetOutcome())
+        self.targets[ended.target] = _after(known, ended)
+        self.states = _gravest(self.states, ended)
+
+
+def _gravest(states: dict[str, TargetState], ended: e.TargetEnded) -> dict[str, TargetState]:
+    """Return a cell's targets after one more call: the gravest state stays."""
+    if _weight(ended.state) <= _weight(states.get(ended.target, TargetState.NOT_RUN)):
+        return states
+    return {**states, ended.target: ended.state}
 
 
 def _after(known: TargetOutcome, ended: e.TargetEnded) -> TargetOutcome:

@@ -34,12 +34,21 @@ class ArchivedRun(Struct, frozen=True, kw_only=True):
 
 def iter_runs(root: Path) -> Iterator[ArchivedRun]:
     """Yield the archive's runs, newest first."""
-    for year in _folders(root):
+    return map(read_run, iter_folders(root))
+
+
+def iter_folders(root: Path) -> Iterator[RunFolder]:
+    """Yield the folders of the archive's runs, newest first, a link in the place of one included."""
+    for year in filter(_is_number, _folders(root)):
         for month in _folders(year):
             for day in _folders(month):
                 for run in _folders(day):
                     if is_run_id(run.name):
-                        yield read_run(RunFolder(run_id=run.name, path=run))
+                        yield RunFolder(run_id=run.name, path=run)
+
+
+def _is_number(folder: Path) -> bool:
+    return folder.name.isdecimal()
 
 
 def _folders(place: Path) -> list[Path]:
@@ -52,8 +61,10 @@ def _folders(place: Path) -> list[Path]:
 
 
 def read_run(folder: RunFolder) -> ArchivedRun:
-    """Read one run as it is now."""
+    """Read one run as it is now. A link in its place is not followed: it leads to what is no run of this archive."""
     try:
+        if folder.path.is_symlink():
+            return ArchivedRun(folder=folder, problem="its folder is a link")
         record = decode_record(folder.record.read_bytes())
     except OSError as error:
         return ArchivedRun(folder=folder, problem=f"no record: {error.strerror}")

@@ -2,6 +2,7 @@
 
     archive/2026/11/20/20261120T113958Z-patch-7f3a2c/
         patch--20261120T113958Z-7f3a2c.ipynb    the executed copy
+        runbook.ipynb                           the runbook as it was, byte for byte
         run.json  events.jsonl  lock  hosts/NAME.log
 
 Names are generated here and nowhere else. The claim is the making of the folder: only one can succeed. A run is alive
@@ -21,12 +22,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from opsbook.archive.files import FOLDER_MODE, archive_errors, create, make_folder, sync_folder
-from opsbook.errors import BusyError
+from opsbook.archive.files import archive_errors, create, make_folder, new_folder, sync_folder
+from opsbook.errors import ArchiveError, BusyError
 
 RECORD = "run.json"
 JOURNAL = "events.jsonl"
+SOURCE = "runbook.ipynb"
 LOCK = "lock"
+RESERVE = ".reserve"
 HOSTS = "hosts"
 DEPTH = 4
 """Folders above a run's that may be new with it: day, month, year, and the archive itself."""
@@ -48,6 +51,16 @@ class RunFolder(Struct, frozen=True, kw_only=True):
     def journal(self) -> Path:
         """The journal."""
         return self.path / JOURNAL
+
+    @property
+    def source(self) -> Path:
+        """The runbook's own bytes: those whose sha256 is in the record."""
+        return self.path / SOURCE
+
+    @property
+    def reserve(self) -> Path:
+        """Room kept for the end of the run, while it lasts."""
+        return self.path / RESERVE
 
     @property
     def copy(self) -> Path:
@@ -94,28 +107,48 @@ def run_folder(root: Path, run_id: str) -> RunFolder:
 class Claim:
     """A run id that is this process's own, for as long as the process lives."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, shared: bool = False) -> None:
         self.folder = folder
         with archive_errors(f"create {folder.path}"):
-            make_folder(folder.path.parent)
+            make_folder(folder.path.parent, shared=shared)
             try:
-                folder.path.mkdir(mode=FOLDER_MODE)
+                new_folder(folder.path, shared=shared)
             except FileExistsError:
                 raise BusyError(f"run {folder.run_id} exists already") from None
             try:
-                folder.path.chmod(FOLDER_MODE)
-                make_folder(folder.path / HOSTS)
+                new_folder(folder.path / HOSTS, shared=shared)
                 self._lock = create(folder.path / LOCK)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)  # a reader may look at it for a moment
                 for place in (folder.path, *list(folder.path.parents)[:DEPTH]):
                     sync_folder(place)
+                self._place = _identity(folder.path)
             except OSError:
                 shutil.rmtree(folder.path, ignore_errors=True)
                 raise
 
+    def check_place(self) -> None:
+        """Make sure that the run's folder is still the one that was made.
+
+        Raises:
+            ArchiveError: it was deleted, moved, or replaced by another or a link.
+        """
+        with archive_errors(f"find {self.folder.path}"):
+            if _identity(self.folder.path) != self._place:
+                raise ArchiveError(f"{self.folder.path} is not the folder this run made", "it was moved or replaced")
+
+    def abandon(self) -> None:
+        """Take the claim back: nothing ran."""
+        shutil.rmtree(self.folder.path, ignore_errors=True)
+
     def release(self) -> None:
         """Let go of the lock: the run is over."""
         os.close(self._lock)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Return what tells a folder from any other in its place; a link is not what it leads to."""
+    status = folder.lstat()
+    return status.st_dev, status.st_ino
 
 
 def is_alive(folder: RunFolder) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from opsbook.archive.journal import read_journal
+from opsbook.cli.locking import locking_flags
 from opsbook.cli.prepare import request_for
 from opsbook.cli.run import run_and_watch
 from opsbook.cli.screen import is_terminal, message_console, result_console
@@ -62,6 +63,7 @@ class _Command(click.Command):
 @click.option("--failed-from", metavar="RUN", help="Only the targets that failed in that run.")
 @click.option("--host-keys", type=click.Choice(["strict", "accept-new", "off"]), help="What to do with a new host key.")
 @click.option("--check", is_flag=True, help="Dry run: send nothing that is not --read-only.")
+@locking_flags
 @click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
 @click.option("--reason", default="", help="Why; kept in the record.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record and what was said as one JSON document.")
@@ -117,7 +119,8 @@ def one_command(pattern: str, script: str, **flags: Any) -> Runbook:
             words.append(shlex.quote(f"--{flag}={value}"))
     words += ["--", shlex.quote(" ".join(pattern.split()))]
     label = next(line.strip() for line in script.splitlines() if line.strip())[:_LABEL]
-    return compose_runbook(NAME, [("Load opsbook", "%load_ext opsbook"), (label, f"{' '.join(words)}\n{script}")])
+    # what nobody wrote has no label of its own: whoever looks sees the command alone
+    return compose_runbook(NAME, [(label, "%load_ext opsbook"), ("", f"{' '.join(words)}\n{script}")], title=label)
 
 
 def _print_answers(finished: FinishedRun, *, as_json: bool) -> None:

@@ -21,11 +21,14 @@ from opsbook.errors import ExitCode, OpsbookError
 
 COMMANDS = {
     "run": "Run a runbook.",
+    "resume": "Go on with a run that stopped.",
     "exec": "Run one command on some targets.",
     "show": "Show a run, or what a runbook takes and does.",
     "runs": "List the runs, newest first.",
     "targets": "List the targets a pattern names.",
     "stop": "Stop a run that is going on.",
+    "locks": "List who holds which targets, and what was left in the middle.",
+    "archive": "Verify that the archive is what its runs left.",
     "demo": "Start a small SSH fleet on this machine and patch it.",
 }
 

@@ -9,18 +9,20 @@ from typing import Any
 from msgspec.structs import replace
 
 from opsbook.archive.history import LAST, find_run, iter_runs
+from opsbook.cli.locking import LOCKS, locking_for
+from opsbook.cli.part import TIMES, WHOLE, time_limits
 from opsbook.config import Settings, load_settings
 from opsbook.errors import ConnectError, InventoryError, UsageError
 from opsbook.execution.request import RunRequest
-from opsbook.inventory.load import load, read_values
 from opsbook.inventory.pattern import select
+from opsbook.model.amount import parse_duration
 from opsbook.model.message import RunOptions
 from opsbook.model.outcome import name_ranges
-from opsbook.model.run import RunState
+from opsbook.model.run import CellSelection, RunState
 from opsbook.model.target import Inventory, JsonValue
 from opsbook.runbook.notebook import Runbook
 from opsbook.runbook.parameters import bind
-from opsbook.ssh.config import SshConfig
+from opsbook.runbook.selection import select_cells
 
 NO_INVENTORY = "give one with -i, or set `inventory` in opsbook.toml"
 
@@ -50,6 +52,8 @@ def file_parameters(files: Any) -> dict[str, JsonValue]:
     """
     values: dict[str, JsonValue] = {}
     for file in files:
+        from opsbook.inventory.load import read_values  # noqa: PLC0415  YAML is much to import for a run without files
+
         values |= read_values(file)
     return values
 
@@ -63,7 +67,11 @@ def read_inventory(settings: Settings, files: tuple[Path, ...]) -> Inventory | N
     """Return the inventory of the flags, else of the settings; None when there is none."""
     sources = list(files) or [Path(source) for source in settings.inventory]
     trusted = [Path(script) for script in settings.trusted_scripts]
-    return load(sources, trusted=trusted) if sources else None
+    if not sources:
+        return None
+    from opsbook.inventory.load import load  # noqa: PLC0415
+
+    return load(sources, trusted=trusted)
 
 
 def request_for(
@@ -76,23 +84,23 @@ def request_for(
     failed_from: str | None = None,
     inventory_files: tuple[Path, ...] = (),
     archive: Path | None = None,
+    selection: CellSelection = WHOLE,
     yes: bool = False,
     reason: str = "",
+    check: bool = False,
+    run_id: str | None = None,
     **flags: Any,
 ) -> RunRequest:
-    """Decide everything that can be decided before a run starts; `flags` are those of `_run_options`.
+    """Decide everything that can be decided before a run starts; `flags` are those of `_run_options` and time limits.
 
     Raises:
         UsageError: anything about it is wrong; nothing was started.
     """
     settings = load_settings()
+    runbook = select_cells(runbook, selection)
+    limits = time_limits(runbook, settings, **{name: flags.pop(name, None) for name in TIMES})
     binding = bind(runbook.parameters, texts, values, runbook=runbook.path.name)
-    inventory = read_inventory(settings, inventory_files)
-    why = _needs_inventory(runbook, pattern, failed_from)
-    if inventory is None and why:
-        raise InventoryError(f"{why} and there is no inventory", NO_INVENTORY)
-    if inventory is not None:
-        _check_ssh_config(settings)
+    inventory = _usable_inventory(settings, inventory_files, why=_needs_inventory(runbook, pattern, failed_from))
     root = archive_root(archive, settings)
     parent, failed = (None, None) if failed_from is None else failed_targets(root, failed_from)
     return RunRequest(
@@ -102,8 +110,15 @@ def request_for(
         pattern=pattern,
         selected=selected_names(inventory, pattern, failed=failed),
         parent=parent,
-        options=_run_options(runbook, settings, terminal=terminal, **flags),
+        locking=locking_for(settings, root, checking=check, **{name: flags.pop(name, None) for name in LOCKS}),
+        options=_run_options(runbook, settings, terminal=terminal, check=check, **flags),
         archive=root,
+        claim=run_id,
+        shared=settings.archive_mode == "group",
+        env=settings.env,
+        output=settings.output,
+        selection=selection,
+        limits=limits,
         argv=tuple(sys.argv),
         reason=reason,
         yes=yes,
@@ -120,6 +135,7 @@ def _run_options(
     max_fail: str | None = None,
     host_keys: str | None = None,
     check: bool = False,
+    wait_lock: str | None = None,
 ) -> RunOptions:
     """Return how fleet calls behave: as the flags say, else the header, else the settings."""
     options = RunOptions.from_settings(
@@ -128,12 +144,18 @@ def _run_options(
         max_fail=max_fail or _header_limit(runbook),
         host_keys=host_key_rule(host_keys, settings, terminal=terminal),
     )
-    return replace(options, checking=check)
+    return replace(options, checking=check, lock_wait_s=0.0 if wait_lock is None else parse_duration(wait_lock))
 
 
-def _check_ssh_config(settings: Settings) -> None:
-    """Refuse an ssh_config that cannot be read now, instead of on every target."""
+def check_ssh_config(settings: Settings) -> None:
+    """Refuse an ssh_config that cannot be understood now, instead of on every target.
+
+    Raises:
+        UsageError: what is wrong, with its file and line.
+    """
     try:
+        from opsbook.ssh.config import SshConfig  # noqa: PLC0415
+
         SshConfig.of_user() if settings.ssh.config is None else SshConfig.of_file(settings.ssh.config)
     except ConnectError as error:
         raise UsageError(str(error), 'correct it; `config = "none"` under [ssh] reads none') from None
@@ -142,6 +164,16 @@ def _check_ssh_config(settings: Settings) -> None:
 def host_key_rule(flag: str | None, settings: Settings, *, terminal: bool) -> str:
     """Return what to do with host keys: as a flag or the settings say, else by whether a person watches."""
     return flag or settings.ssh.host_keys or ("accept-new" if terminal else "strict")
+
+
+def _usable_inventory(settings: Settings, files: tuple[Path, ...], *, why: str) -> Inventory | None:
+    """Return the inventory; refuse to go on without one where one is needed, or with an unreadable ssh_config."""
+    inventory = read_inventory(settings, files)
+    if inventory is not None:
+        check_ssh_config(settings)
+    elif why:
+        raise InventoryError(f"{why} and there is no inventory", NO_INVENTORY)
+    return inventory
 
 
 def _needs_inventory(runbook: Runbook, pattern: str | None, failed_from: str | None) -> str:

@@ -5,19 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN_WIDTH = 120
 """Columns when nobody looks: wide enough for a log."""
-
-
-class _Quiet(Console):
-    """A console whose reader may leave: that ends the printing, not the run."""
-
-    def on_broken_pipe(self) -> None:
-        """Print no more (rich would end the process)."""
-        self.quiet = True
 
 
 def result_console() -> Console:
@@ -31,10 +25,13 @@ def message_console() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
+    from opsbook.cli.console import QuietConsole  # noqa: PLC0415  rich is much to import for whom nobody watches
+
     stream = sys.stderr if stderr else sys.stdout
     watched = is_terminal(stream)
     width = None if watched else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
-    return _Quiet(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False, force_terminal=watched)
+    options: dict[str, Any] = {"highlight": False, "soft_wrap": False, "emoji": False}
+    return QuietConsole(stderr=stderr, width=width, force_terminal=watched, **options)
 
 
 def is_terminal(stream: object) -> bool:

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from opsbook.archive.history import find_run, iter_runs
+from opsbook.archive.succession import successor
 from opsbook.cli.prepare import archive_root
 from opsbook.cli.screen import result_console
 from opsbook.errors import ArchiveError
@@ -35,14 +37,16 @@ def command(what: str, *, archive: Path | None, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(record_document(run.record, copy=copy))
     else:
-        print_run(run.record, result_console(), copy=copy)
+        newer = successor(run.folder)
+        notes = (*run.record.notes, *([f"run {newer} goes on with it"] if newer is not None else []))
+        print_run(replace(run.record, notes=notes), result_console(), copy=copy)
 
 
 def _last_success(root: Path, runbook: Runbook) -> RunRecord | None:
-    """Return the newest run of a runbook of this name that succeeded; a dry run is none."""
+    """Return the newest run of a runbook of this name that succeeded; a dry run, and one of a part, is none."""
     for run in iter_runs(root):
         record = run.record
-        real = record is not None and record.status is RunState.SUCCEEDED and not record.checking
+        real = record is not None and record.status is RunState.SUCCEEDED and not record.short_of
         if record is not None and real and Path(record.runbook.path).name == runbook.path.name:
             return record
     return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
 
-from opsbook.cli.prepare import NO_INVENTORY, host_key_rule, read_inventory
+from opsbook.cli.prepare import NO_INVENTORY, check_ssh_config, host_key_rule, read_inventory
 from opsbook.cli.screen import is_terminal, message_console, result_console
 from opsbook.cli.view import UNCHECKED_WARNING, counting
 from opsbook.config import Settings, load_settings
@@ -19,10 +20,16 @@ from opsbook.fleet.keys import accept_keys as accept_keys_of
 from opsbook.fleet.ping import ping
 from opsbook.inventory.pattern import select
 from opsbook.model.message import RunOptions
-from opsbook.model.target import Target, TargetState
+from opsbook.model.reach import Reach, ShownKey
+from opsbook.model.target import Target
 from opsbook.report.reach import print_keys, print_reach, reach_document, reached
 from opsbook.report.terminal import print_targets
 from opsbook.secrets.inline import masked
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_Found = TypeVar("_Found", Reach, ShownKey)
 
 
 @click.command("targets")
@@ -60,6 +67,8 @@ def command(
         raise UsageError("--host-keys means nothing without --ping")
     if parallel is not None and not (is_ping or accept_keys):
         raise UsageError("--parallel means nothing without --ping or --accept-keys")
+    if is_ping or accept_keys:
+        check_ssh_config(settings)
     if accept_keys:
         return _accept(targets, settings, as_json=as_json, parallel=parallel)
     if is_ping:
@@ -74,13 +83,7 @@ def command(
 def _accept(targets: Sequence[Target], settings: Settings, *, as_json: bool, parallel: int | None) -> int:
     """Record the host keys of all targets, and print them."""
     shown = accept_keys_of(targets, options=RunOptions.from_settings(settings, parallel=parallel))
-    with suppress(OSError, ValueError):  # nobody reads it: the exit code still says it
-        if as_json:
-            sys.stdout.buffer.write(reach_document(shown))
-        else:
-            print_keys(shown, result_console())
-        sys.stdout.flush()
-    return _code(key.state for key in shown)
+    return _told(shown, print_keys, as_json=as_json)
 
 
 def _ping(
@@ -95,19 +98,18 @@ def _ping(
         screen.print(UNCHECKED_WARNING, markup=False)
     with counting(screen, of=len(targets)) as note:
         answers = ping(targets, options=options, watch=lambda ended: note(ended.state))
-    found = reached(targets, answers)
+    return _told(reached(targets, answers), print_reach, as_json=as_json)
+
+
+def _told(found: Sequence[_Found], show: Callable[[Sequence[_Found], Console], None], *, as_json: bool) -> int:
+    """Print what was found, and return the exit code it comes to."""
     with suppress(OSError, ValueError):  # nobody reads it: the exit code still says it
         if as_json:
             sys.stdout.buffer.write(reach_document(found))
         else:
-            print_reach(found, result_console())
+            show(found, result_console())
         sys.stdout.flush()
-    return _code(reach.state for reach in found)
-
-
-def _code(states: Iterable[TargetState]) -> int:
-    """Return the exit code these states come to."""
-    bad = [state for state in states if state.is_failure]
+    bad = [one.state for one in found if one.state.is_failure]
     if not bad:
         return ExitCode.SUCCEEDED
     return ExitCode.UNREACHABLE if all(state.is_unreachable for state in bad) else ExitCode.FAILED

@@ -23,14 +23,14 @@ UNCHECKED_WARNING = "warning: host keys are not checked (--host-keys off): whoev
 DRY_NOTICE = "dry run (--check): only read-only commands are sent; local Python runs"
 
 
-def choose_view(console: Console, *, quiet: bool) -> LiveProgress | PlainProgress | None:
+def choose_view(console: Callable[[], Console], *, quiet: bool) -> LiveProgress | PlainProgress | None:
     """Return a live screen on a terminal, plain lines elsewhere, nothing when quiet."""
     if quiet:
         return None
     if is_terminal(sys.stderr):
         from opsbook.report.live import LiveProgress  # noqa: PLC0415  only a terminal needs it
 
-        return LiveProgress(console)
+        return LiveProgress(console())
     return PlainProgress(_write_line)
 
 

@@ -1,31 +1,38 @@
-"""The cells of one run, in order, through nbclient: which run, what each said, and how each ended.
+"""The cells of one run, in order, through nbclient: which run, how often, and how each ended.
 
 A cell's state comes from evidence: the kernel's reply, its death, a deadline, a signal. papermill's own loop marks what
 never ran as completed when anything but a plain error happens; this one replaces it. When a cell has not ended well
-only cells tagged `always` still run.
+only cells tagged `always` or `on-failure` still run.
 """
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 import time
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
 from jupyter_core.utils import run_sync
+from msgspec import Struct
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
 
 from opsbook.errors import ArchiveError
+from opsbook.execution.kernel import END_S
+from opsbook.execution.outputs import Loss, OutputClient, clip
 from opsbook.execution.run_state import RunInProgress
 from opsbook.execution.stop import REMOTE_S
-from opsbook.model.event import CellEnded, CellOutput, CellStarted, GateAnswered
+from opsbook.model.event import CellEnded, CellStarted, GateAnswered
 from opsbook.model.run import CellError, CellState
-from opsbook.runbook.notebook import INJECTED_TAG, PARAMETERS_TAG, Document
+from opsbook.runbook.notebook import Cell, Document
+from opsbook.runbook.tags import ALWAYS_TAG, INJECTED_TAG, ON_FAILURE_TAG, PARAMETERS_TAG, RAISES_TAG
 
-ALWAYS_S = 60
-"""Seconds an `always` cell may take after a failure or a stop."""
-_SKIP_TAGS = {"skip", "skip-execution"}
+_ASK_S = 0.5
+"""Seconds between two questions to a kernel that is to be free again."""
+_AGAIN = {CellState.FAILED, CellState.TIMED_OUT}
+"""States after which `retry:N` tries again."""
 _PAPERMILL = {
     CellState.OK: NotebookExecutionManager.COMPLETED,
     CellState.NOT_RUN: NotebookExecutionManager.PENDING,
@@ -34,17 +41,31 @@ _PAPERMILL = {
 """papermill knows four words; a state that is none of these three, and not skipped, is its `failed`."""
 
 
-class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is not typed
+class _End(Struct, frozen=True, kw_only=True):
+    """How a cell ended."""
+
+    state: CellState
+    error: CellError | None = None
+    seconds: float = 0.0
+    attempt: int = 1
+    reason: str = ""
+    """Why it was left out."""
+
+
+class CellClient(OutputClient):
     """Executes the cells of one run."""
 
     def __init__(self, nb_man: Any, *, run: RunInProgress, **options: Any) -> None:
-        super().__init__(nb_man, km=run.kernel_manager, **options)
-        self._run = run
-        self.kc = run.kernel_client
-        self._stream: Document | None = None
-        self._pieces: list[str] = []
-        self._cell_id = ""
-        self.timeout_func = lambda _: ALWAYS_S if self._run.broken or self._run.stopped else None
+        # what a cell may raise is judged here: nbclient would not tell that it did
+        super().__init__(nb_man, run=run, force_raise_errors=True, **options)
+        self._known: Cell | None = None
+        self._listener: asyncio.Task[None] | None = None
+        """Who takes what the cell says."""
+        self._awaits_values = False
+        """Whether the parameters cell was run, and the injected one, which belongs to it, comes next."""
+        self._leaves = False
+        """Whether the cell asked the kernel to end, as `exit()` does."""
+        self.timeout_func = self._limit
 
     def execute(self, **options: Any) -> Any:
         """Run all cells (papermill's entry). The kernel is asked for its language first: later it may be dead."""
@@ -56,99 +77,182 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
             self.set_widgets_metadata()
         return self.nb
 
+    def _limit(self, _: Document) -> float | None:
+        return None if self._known is None else self._run.limit(self._known)
+
     def papermill_execute_cells(self) -> None:
         """Go through the cells (papermill's hook)."""
         for index, cell in enumerate(self.nb.cells):
             if cell.cell_type != "code" or not cell.source.strip():
                 continue
-            tags = cell.metadata.get("tags", [])
-            self._cell_id = self._run.parameters_cell if INJECTED_TAG in tags else cell.id
-            if _SKIP_TAGS & set(tags) or self._run.is_frozen(cell.id):
-                self._end(cell, CellState.SKIPPED, 0.0, None)
-                continue
+            injected = INJECTED_TAG in cell.metadata.get("tags", [])
+            known = self._run.cell(cell.id, injected=injected)
+            self._known, self._cell_id = known, known.id
             # busy first, questions after: a signal that came between would find nothing to stop, and the cell would run
-            with self._run.stopper.cell():
-                if self._may_run(tags):
-                    self._run.broken = not self._execute(cell, index, tags) or self._run.broken
+            with self._run.stopper.cell(cleans_up=known.is_cleanup):
+                self._take_turn(cell, index, known)
 
-    def _may_run(self, tags: list[str]) -> bool:
-        """Whether a cell may start now; after a failure or a stop only an `always` cell may."""
-        if not (self._run.broken or self._run.stopped):
-            return True
-        if "always" not in tags:
+    def _take_turn(self, cell: Document, index: int, known: Cell) -> None:
+        """Run a cell if it is to run now, and note what that means for those to come."""
+        idle = ON_FAILURE_TAG in known.tags and not self._run.has_failed
+        left_out = known.left_out or ("nothing had failed" if idle else "")
+        runs = not left_out and self._may_run(known)
+        if known.asks and (runs or (known.still_asks and not self._run.cleans_up)) and not self._confirm(known):
+            self._run.broken, runs = True, False
+        if left_out:
+            self._end(cell, _End(state=CellState.SKIPPED, reason=left_out))
+        elif runs and not self._execute(cell, index, known):
+            self._run.broken = True
+        elif not runs and self._awaits_values:  # what the parameters cell was begun for did not come about
+            self._end(cell, _End(state=self._run.cut_off if self._run.stopped else CellState.LOST))
+        self._awaits_values = self._awaits_values and PARAMETERS_TAG in known.tags
+        if self._run.broken:
+            self._run.stopper.forget_time()  # what cleans up has a bound of its own
+
+    def _may_run(self, known: Cell) -> bool:
+        """Whether a cell may start now: while all is well, and with a kernel to run in."""
+        if self._run.cleans_up and not known.is_cleanup:
             return False
         gone = "the journal cannot be written" if self._run.recorder.failure else ""
         gone = gone or ("" if self._run.kernel.alive else "the kernel was gone")
         if gone:
-            self._run.notes.append(f'"{self._run.labels[self._cell_id]}" (always) did not run: {gone}')
+            tag = next((f" ({tag})" for tag in (ALWAYS_TAG, ON_FAILURE_TAG) if tag in known.tags), "")
+            self._run.notes.append(f'"{known.label}"{tag} did not run: {gone}')
+            self._run.broken = True
         return not gone
 
-    def _execute(self, cell: Document, index: int, tags: list[str]) -> bool:
-        """Run one cell; whether the next may run."""
-        if "confirm" in tags and not self._confirm(cell):
-            return False
-        if INJECTED_TAG not in tags:
-            self._run.recorder.commit_now(CellStarted(cell_id=self._cell_id))
-        if not self._may_run(tags):
-            self._end(cell, CellState.NOT_RUN, 0.0, None)
-            return False
-        if "always" in tags:
+    def _execute(self, cell: Document, index: int, known: Cell) -> bool:
+        """Run one cell, again where its tags say so; whether the next may run."""
+        end = _End(state=CellState.NOT_RUN)
+        for attempt in range(1, 2 + known.rules.retries):
+            if INJECTED_TAG not in known.tags:
+                with suppress(ArchiveError):  # then it may not run
+                    self._run.recorder.commit_now(CellStarted(cell_id=known.id, attempt=attempt))
+            if not self._may_run(known):
+                self._end(cell, end)
+                return False
+            end = self._attempt(cell, index, known, attempt)
+            if end.state not in _AGAIN or self._run.stopped or self._run.refused or not self._run.kernel.alive:
+                break
+            if self._run.blocked:
+                break
+        if end.state is not CellState.OK or self._run.blocked:
+            self._run.broken_at = self._run.broken_at or cell.id
+        return end.state is CellState.OK and not self._run.blocked
+
+    def _attempt(self, cell: Document, index: int, known: Cell, attempt: int) -> _End:
+        """Run one cell once."""
+        if known.is_cleanup:
             self._run.channel.stopping.clear()  # its fleet calls work, until the next signal
         self.nb_man.cell_start(cell, cell_index=index)
         begun = time.monotonic()
-        state, error = self._evidence(cell, index)
+        state, error = self._evidence(cell, index, known, attempt)
+        end = _End(state=state, error=error, seconds=time.monotonic() - begun, attempt=attempt)
         # the parameters cell is over when the injected one, which gives it its values, is
-        to_come = state is CellState.OK and PARAMETERS_TAG in tags and self._run.injects
-        self._end(cell, state, time.monotonic() - begun, error, report=not to_come)
+        to_come = state is CellState.OK and PARAMETERS_TAG in known.tags and self._run.injects
+        self._awaits_values = to_come
+        self._end(cell, end, report=not to_come)
         self.nb_man.cell_complete(cell, cell_index=index)
-        return state is CellState.OK
+        return end
 
-    def _evidence(self, cell: Document, index: int) -> tuple[CellState, CellError | None]:
+    def _evidence(self, cell: Document, index: int, known: Cell, attempt: int) -> tuple[CellState, CellError | None]:
         """Run a cell in the kernel and say how it ended."""
-        self._run.kernel_client.cell_id = self._cell_id
+        self._run.kernel_client.cell_id, self._run.kernel_client.attempt = known.id, attempt
+        self._begin_outputs()
+        self._leaves, stops = False, self._run.stops
+        error: CellError | None = None
         try:
             self.execute_cell(cell, index)
-        except CellExecutionError as error:
-            raised = CellError(name=str(error.ename), text=str(error.evalue) + self._hint(str(error.evalue)))
-            return CellState.INTERRUPTED if self._run.stopped else CellState.FAILED, raised
+        except CellExecutionError as raised:
+            text = str(raised.evalue)
+            error = CellError(name=str(raised.ename), text=clip(text) + self._hint(str(raised.ename), text))
         except CellTimeoutError:
-            self._end_overdue()
+            self._end_overdue(known)
             return CellState.TIMED_OUT, None
         except DeadKernelError:
-            return CellState.INTERRUPTED if self._run.stopped else CellState.LOST, None
+            return self._run.cut_off if self._run.stops > stops else CellState.LOST, None
         finally:
-            self._close_stream()
-        return CellState.OK, None
+            self._loss = self._end_outputs(cell, index)
+            self._run.notes += self._loss.notes(known.label)
+        if self._leaves:
+            self._await_its_end()
+            error = CellError(name="SystemExit", text="the cell asked the kernel to end")
+        if error is None:
+            return CellState.OK, None
+        if self._run.stops > stops:
+            return self._run.cut_off, error
+        return CellState.OK if RAISES_TAG in known.tags and not self._leaves else CellState.FAILED, error
 
-    def _end_overdue(self) -> None:
+    def _take_reply(self, *, execute_reply: dict[str, Any], **rest: Any) -> None:
+        """See also whether the cell asked for the kernel's end (nbclient's hook): the reply says ok all the same."""
+        super()._take_reply(execute_reply=execute_reply, **rest)
+        self._leaves = any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", ()))
+
+    def _await_its_end(self) -> None:
+        """Wait for a kernel that was told to end by the notebook itself: nothing more is to be run in it."""
+        self._run.kernel_is_done = True
+        with suppress(subprocess.TimeoutExpired):
+            self._run.kernel.process.wait(END_S)
+
+    def _end_overdue(self, known: Cell) -> None:
         """End what a cell left running when its time was over: as a stop does, and the kernel with it if it must be."""
         self._run.stopper.end_running()
-        if not run_sync(self._answers)(self.kc.kernel_info(), time.monotonic() + REMOTE_S):
+        if not run_sync(self._settles)(time.monotonic() + REMOTE_S):
             self._run.kernel.kill()
+            self._run.kernel_is_done = True
+            self._run.notes.append(f'"{known.label}" could not be ended: the kernel was killed')
 
-    async def _answers(self, request: str, deadline: float) -> bool:
-        """Whether the kernel answers a request in time: it does when no cell keeps it busy any more."""
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                message = await self.kc.shell_channel.get_msg(timeout=left)
-            except Empty:
-                return False
-            if message["parent_header"].get("msg_id") == request:
-                return True
+    async def _settles(self, deadline: float) -> bool:
+        """Whether the kernel is free again in time, with all that the cell said taken in.
+
+        nbclient goes on listening for a cell it gave up, and would take the next one's messages for itself.
+        """
+        answers = await self._answers(deadline)
+        if self._listener is not None:
+            await asyncio.wait({self._listener}, timeout=max(0, deadline - time.monotonic()) if answers else 0)
+            self._listener.cancel()
+        return answers
+
+    async def _answers(self, deadline: float) -> bool:
+        """Whether the kernel answers a question in time. It is asked again: only that wakes some that await."""
+        asked = set()
+        while time.monotonic() < deadline and self._run.kernel.alive:
+            asked.add(self.kc.kernel_info())
+            with suppress(Empty):
+                while (message := await self.kc.shell_channel.get_msg(timeout=_ASK_S)) is not None:
+                    if message["parent_header"].get("msg_id") in asked:
+                        return True
         return False
 
-    def _hint(self, raised: str) -> str:
-        """Say what to do when the notebook's kernel is a Python that has no opsbook."""
+    async def _async_poll_output_msg(self, *args: Any) -> None:
+        """Remember who listens to the cell (nbclient's own loop)."""
+        self._listener = asyncio.current_task()
+        await super()._async_poll_output_msg(*args)
+
+    def _hint(self, name: str, raised: str) -> str:
+        """Say what to do when the kernel was not given a variable, or is a Python that has no opsbook."""
+        if name == "KeyError" and raised.strip("'") in self._run.kernel.withheld:
+            return ": it is set here and not handed to notebooks; name it under [env] pass in opsbook.toml"
         if raised != "No module named 'opsbook'":
             return ""
         return f": the kernel {self._run.kernel_name!r} is another Python; install opsbook there, or choose python3"
 
-    def _end(
-        self, cell: Document, state: CellState, seconds: float, error: CellError | None, *, report: bool = True
-    ) -> None:
-        """Note a cell's state: in the document always, in the journal when `report`."""
-        ended = CellEnded(cell_id=self._cell_id, state=state, duration_s=round(seconds, 3), error=error)
-        word = "skipped" if state is CellState.SKIPPED else _PAPERMILL.get(state, NotebookExecutionManager.FAILED)
+    def _end(self, cell: Document, end: _End, *, report: bool = True) -> None:
+        """Note how a cell ended: in the document always, in the journal when `report`."""
+        loss, self._loss = self._loss, Loss()
+        ended = CellEnded(
+            cell_id=self._cell_id,
+            state=end.state,
+            duration_s=round(end.seconds, 3),
+            error=end.error,
+            attempt=end.attempt,
+            reason=end.reason,
+            output_cut=loss.cut,
+            output_lost=loss.lost,
+        )
+        word = (
+            "skipped" if end.state is CellState.SKIPPED else _PAPERMILL.get(end.state, NotebookExecutionManager.FAILED)
+        )
         cell.metadata.papermill["status"] = word
         cell.metadata.papermill["exception"] = word == NotebookExecutionManager.FAILED
         if not report:
@@ -158,45 +262,11 @@ class CellClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is
         except ArchiveError:
             self._run.broken = True  # the run ends with 5; the recorder keeps the reason
 
-    def _confirm(self, cell: Document) -> bool:
+    def _confirm(self, known: Cell) -> bool:
         """Ask whether to go on with a cell tagged `confirm` (SEMANTICS 25)."""
-        label = self._run.labels.get(cell.id, "this cell")
-        granted, by = self._run.confirm(label)
-        by = "signal" if self._run.stopped else by
-        self._run.recorder.commit_now(GateAnswered(cell_id=cell.id, granted=granted, by=by))
+        granted, by = self._run.confirm(known)
+        by = self._run.stopped_by if self._run.stopped else by
+        self._run.recorder.commit_now(GateAnswered(cell_id=known.id, granted=granted, by=by))
         if not granted and not self._run.stopped:
-            self._run.refused = f'"{label}" was not confirmed'
+            self._run.refused = f'"{known.label}" was not confirmed'
         return granted and not self._run.stopped
-
-    def process_message(self, msg: dict[str, Any], cell: Document, cell_index: int) -> Any:
-        """Take one message of the kernel (nbclient's hook), and record the text in it."""
-        kind, content = msg["msg_type"], msg["content"]
-        if kind == "stream":
-            self._record_output(content["name"], content["text"])
-        elif kind == "error":
-            self._record_output("error", "\n".join(content["traceback"]) + "\n")
-        elif kind in {"execute_result", "display_data"}:
-            self._record_output("stdout", str(content["data"].get("text/plain", "")) + "\n")
-        return super().process_message(msg, cell, cell_index)
-
-    def _record_output(self, stream: str, text: str) -> None:
-        self._run.recorder.submit(CellOutput(cell_id=self._cell_id, stream=stream, text=text))
-
-    def output(self, outs: list[Document], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
-        """Add an output to the cell (nbclient's hook); text of one stream goes into one output as it arrives."""
-        content = msg["content"]
-        if msg["msg_type"] == "stream" and not self.clear_before_next_output:
-            if self._stream is not None and outs and outs[-1] is self._stream and self._stream.name == content["name"]:
-                self._pieces.append(content["text"])
-                return None
-            self._close_stream()
-            self._stream, self._pieces = super().output(outs, msg, display_id, cell_index), [content["text"]]
-            return self._stream
-        self._close_stream()
-        return super().output(outs, msg, display_id, cell_index)
-
-    def _close_stream(self) -> None:
-        """Join the pieces of the stream output that has been growing."""
-        if self._stream is not None:
-            self._stream.text = "".join(self._pieces)
-        self._stream, self._pieces = None, []

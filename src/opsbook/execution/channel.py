@@ -12,12 +12,16 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import msgspec
 
-from opsbook.errors import SecretError
+from opsbook.errors import ExitCode, SecretError
+from opsbook.execution.locks import RunLocks
 from opsbook.execution.recorder import Recorder
+from opsbook.execution.replay import Replay
 from opsbook.model import message as m
+from opsbook.model.event import ReplayBlocked
 from opsbook.redaction import Redactor
 
 
@@ -31,11 +35,15 @@ class ChannelServer:
         redactor: Redactor,
         welcome: m.Welcome,
         resolve: Callable[[str], str],
+        locks: RunLocks,
+        replay: Replay,
     ) -> None:
         self._recorder = recorder
         self._redactor = redactor
         self._welcome = welcome
         self._resolve = resolve
+        self._locks = locks
+        self._replay = replay
         self._ours, self.theirs = socket.socketpair()
         """`theirs` is the end the kernel inherits; close it here once the kernel has it."""
         self._outgoing: queue.SimpleQueue[m.ToKernel | None] = queue.SimpleQueue()
@@ -63,6 +71,7 @@ class ChannelServer:
 
     def close(self) -> None:
         """End the channel: nothing more is granted."""
+        self._locks.give_up()
         self._outgoing.put(None)
         with suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
@@ -82,14 +91,14 @@ class ChannelServer:
     def _take(self, message: m.FromKernel) -> None:
         match message:
             case m.Report(event=event):
+                self._replay.note(event, datetime.now(UTC))
                 self._recorder.submit(event)
-            case m.IntentRequest(ticket=ticket, intent=intent):
-                if self._welcome.options.checking:
-                    self._outgoing.put(m.Refusal(ticket=ticket, reason="this is a dry run"))
-                elif self.stopping.is_set():
-                    self._outgoing.put(m.Refusal(ticket=ticket, reason="the run is stopping"))
-                else:
-                    self._recorder.commit(intent, lambda why: self._answer(ticket, why))
+            case m.IntentRequest():
+                self._intend(message)
+            case m.Recall():
+                self._recall(message)
+            case m.LockRequest() | m.LockGivenUp():
+                self._lock(message)
             case m.CellDone(ticket=ticket):
                 self._recorder.mark(lambda _: self._outgoing.put(m.Ack(ticket=ticket)))
             case m.Settle(ticket=ticket):
@@ -102,8 +111,41 @@ class ChannelServer:
             case m.Cancelling(in_flight=in_flight):
                 self._cancelling.put(in_flight)
 
+    def _intend(self, request: m.IntentRequest) -> None:
+        if why := self._nothing_leaves:
+            self._answer(request.ticket, why)
+            return
+        self._replay.note(request.intent, datetime.now(UTC))
+        self._locks.note_change(request.intent.target)
+        self._recorder.commit(request.intent, lambda why: self._answer(request.ticket, why))
+
+    def _lock(self, message: m.LockRequest | m.LockGivenUp) -> None:
+        if isinstance(message, m.LockGivenUp):
+            self._locks.give_up(message.ticket)
+        elif why := self._nothing_leaves:
+            self._answer(message.ticket, why)
+        else:
+            self._locks.ask(message, self._outgoing.put)
+
+    @property
+    def _nothing_leaves(self) -> str:
+        """Say why no changing command may leave now; nothing when it may."""
+        if self._welcome.options.checking:
+            return "this is a dry run"
+        return "the run is stopping" if self.stopping.is_set() else ""
+
     def _answer(self, ticket: int, why: str) -> None:
         self._outgoing.put(m.Refusal(ticket=ticket, reason=why) if why else m.Ack(ticket=ticket))
+
+    def _recall(self, recall: m.Recall) -> None:
+        """Say what is known of a call. Where the run cannot go on, nothing that changes a target leaves any more."""
+        known = self._replay.ask(recall)
+        if known.blocked:
+            blocked = self._replay.blocked
+            code = blocked.exit_code if blocked is not None else ExitCode.UNKNOWN
+            self._recorder.submit(ReplayBlocked(cell_id=recall.cell_id, exit_code=code, reason=known.blocked))
+            self.stopping.set()
+        self._outgoing.put(known)
 
     def _reveal(self, ticket: int, reference: str) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,15 +22,24 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_core.utils import run_sync
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from papermill.execute import execute_notebook, remove_error_markers
+from papermill.execute import (
+    ERROR_ANCHOR_MSG,
+    ERROR_MARKER_TAG,
+    ERROR_MESSAGE_TEMPLATE,
+    execute_notebook,
+    remove_error_markers,
+)
 from papermill.iorw import papermill_io
 
 from opsbook.errors import RunbookError
 from opsbook.execution.cells import CellClient
-from opsbook.execution.kernel import Kernel
+from opsbook.execution.kernel import END_S, Kernel
 from opsbook.execution.run_state import RunInProgress
+from opsbook.execution.terms import IN_FLIGHT
+from opsbook.model.message import ATTEMPT_KEY
 from opsbook.model.target import JsonValue
-from opsbook.runbook.notebook import INJECTED_TAG, Document
+from opsbook.runbook.notebook import Document
+from opsbook.runbook.tags import INJECTED_TAG
 
 NAME = "opsbook"
 SCHEME = "opsbook-run:"
@@ -107,7 +117,8 @@ class _Engine(Engine):  # type: ignore[misc]  # papermill is not typed
             client.execute()
         finally:
             manager.notebook_complete()
-        return nb
+        # papermill would look for errors and serialise the whole of it once more, to write it nowhere
+        return type(nb)(cells=[], metadata=type(nb)(), nbformat=nb.nbformat, nbformat_minor=nb.nbformat_minor)
 
 
 def _name_injected(nb: Document) -> None:
@@ -122,22 +133,24 @@ papermill_io.register(SCHEME, _Handler())
 
 
 class _Client(AsyncKernelClient):
-    """A client of our own kernel: it knows whether the process lives, and says which cell it sends."""
+    """A client of our own kernel: it knows whether the process lives, and says which cell it sends, how often."""
 
     def __init__(self, kernel: Kernel) -> None:
         context = zmq.asyncio.Context()
-        context.setsockopt(zmq.RCVHWM, 0)  # our reader is never too slow to be told
+        # our own kernel waits for us; another drops what we have no room for
+        context.setsockopt(zmq.RCVHWM, IN_FLIGHT if kernel.is_own else 0)
         context.setsockopt(zmq.RECONNECT_IVL, 5)  # the kernel's sockets are about to appear
         super().__init__(context=context)
         self._kernel = kernel
         self.cell_id = ""
+        self.attempt = 1
         self.load_connection_file(str(kernel.connection_file))
 
     async def is_alive(self) -> bool:
         return self._kernel.alive
 
     def execute(self, code: str, **options: Any) -> str:  # type: ignore[override]  # nbclient passes two of them
-        """Send code to run, with the cell's id: nbclient leaves it out."""
+        """Send code to run, with the cell's id, which nbclient leaves out, and which attempt this is."""
         content = {
             "code": code,
             "silent": False,
@@ -146,7 +159,9 @@ class _Client(AsyncKernelClient):
             "allow_stdin": False,
             "stop_on_error": options.get("stop_on_error", True),
         }
-        message = self.session.msg("execute_request", content, metadata={"cellId": self.cell_id})
+        message = self.session.msg(
+            "execute_request", content, metadata={"cellId": self.cell_id, ATTEMPT_KEY: self.attempt}
+        )
         self.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
@@ -169,11 +184,15 @@ def attach(run: RunInProgress) -> None:
     Raises:
         RunbookError: it ended, or was not ready in time.
     """
-    client = _Client(run.kernel)
     try:
+        client = _Client(run.kernel)
         client.start_channels(stdin=False, hb=False)
     except zmq.ZMQError as error:
         raise RunbookError(f"the kernel's sockets cannot be reached: {error}") from error
+    except FileNotFoundError:  # its folder went with it, and its guard is about to
+        with suppress(subprocess.TimeoutExpired):
+            run.kernel.process.wait(END_S)
+        raise RunbookError(f"{run.kernel.how_it_ended} before it was ready", run.kernel.last_words) from None
     run.kernel_client, run.kernel_manager = client, _Owner(run.kernel)
     run_sync(_ready)(client, run)
 
@@ -220,8 +239,18 @@ def execute(
             save=save,
             holder=holder,
         )
-    # papermill marks every error it finds as the end of the run, also one a cell was allowed to raise
-    return holder[0] if run.broken else remove_error_markers(holder[0])
+    return _marked(remove_error_markers(holder[0]), run.broken_at)
+
+
+def _marked(document: Document, broken_at: str) -> Document:
+    """Mark the cell that ended the run in papermill's way; its own marks go by the last error, whoever may raise it."""
+    index = next((index for index, cell in enumerate(document.cells) if cell.id == broken_at), None)
+    if index is not None:
+        number = document.cells[index].execution_count or " "
+        for place, name, text in ((index, "here", ERROR_ANCHOR_MSG), (0, "where", ERROR_MESSAGE_TEMPLATE % number)):
+            mark = {"id": f"{ERROR_MARKER_TAG}-{name}", "cell_type": "markdown", "source": text}
+            document.cells.insert(place, type(document)(mark, metadata={"tags": [ERROR_MARKER_TAG]}))
+    return document
 
 
 def finish(run: RunInProgress) -> None:
@@ -233,3 +262,5 @@ def finish(run: RunInProgress) -> None:
         run.kernel_client.stop_channels()
         asyncio.set_event_loop(None)
     run.kernel.end(asked=asked)
+    if run.kernel.left:
+        run.notes.append(f"the notebook left processes that cannot be ended: {', '.join(map(str, run.kernel.left))}")

@@ -1,4 +1,4 @@
-"""The logs of what targets said: `hosts/NAME.log`, whole, until all of a run's logs together come to a limit.
+"""The logs of what targets said: `hosts/NAME.log`, byte by byte but for what is masked, up to a limit for all of a run.
 
 From there on nothing more is kept (SEMANTICS 28), and both the log and the run's record say so. None is kept open:
 there may be more targets than descriptors.
@@ -6,6 +6,7 @@ there may be more targets than descriptors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from opsbook.archive.files import append, archive_errors
@@ -16,6 +17,8 @@ from opsbook.redaction import Redactor
 
 HOST_LOGS = 1024**3
 """Bytes all host logs of one run may come to."""
+_BROKEN = re.compile("([\udc80-\udcff]+)")
+"""Bytes that are not UTF-8, as surrogate escapes."""
 _UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"), (1, "B"))
 
 
@@ -38,11 +41,17 @@ class HostLogs:
         texts: dict[str, list[str]] = {}
         for output in said:
             if output.target not in self._cut:
-                texts.setdefault(output.target, []).append(output.text)
+                text = output.raw.decode("utf-8", "surrogateescape") if output.raw else output.text
+                texts.setdefault(output.target, []).append(text)
         with archive_errors("write a host log"):
             for target, parts in texts.items():
-                data = self._redactor.text("".join(parts)).encode("utf-8", "replace")
-                append(self._folder.host_log(target), self._within_room(target, data))
+                append(self._folder.host_log(target), self._within_room(target, self._masked("".join(parts))))
+
+    def _masked(self, text: str) -> bytes:
+        """Return a text's bytes with every secret masked; those that are no UTF-8 are part of none, and stay."""
+        pieces = _BROKEN.split(text)
+        pieces[::2] = map(self._redactor.text, pieces[::2])
+        return "".join(pieces).encode("utf-8", "surrogateescape")
 
     def _within_room(self, target: str, data: bytes) -> bytes:
         """Return what there is room for, in whole lines, and where that is not all of it the line that says so."""

@@ -20,50 +20,56 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from opsbook.config import EnvSettings
 from opsbook.errors import RunbookError
+from opsbook.execution.environment import kernel_environment
+from opsbook.execution.terms import GUARD_VARIABLE, KILL, LEFT
 from opsbook.model.message import CHANNEL_VARIABLE
 
-GUARD_VARIABLE = "OPSBOOK_GUARD"
-"""The environment variable that tells a kernel of ours which descriptor ends when its runner does."""
 OWN = "python3"
 """The kernel name that means opsbook's own interpreter."""
+CONNECTION_FILE = "kernel.json"
+PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  the folder made there is ours alone
+"""Where the kernel's folder may be when nothing better is said."""
 LONGEST = 60
 """Characters the place of a kernel's folder may have: a socket's whole path has about a hundred."""
 END_S = 2.0
 """Seconds a kernel may take to end after it was told to, before it is killed."""
+GUARD_S = 10.0
+"""Seconds the guard may take to end everything, before it is killed itself."""
 
 
 class Kernel:
-    """One kernel process and its folder."""
+    """One kernel process, behind its guard, and its folder."""
 
     def __init__(
-        self, argv: Sequence[str], environment: Mapping[str, str], folder: Path, channel: socket.socket, cwd: Path
+        self, argv: Sequence[str], folder: Path, *, environment: Mapping[str, str], channel: socket.socket, cwd: Path
     ) -> None:
         self.folder = folder
-        self.connection_file = folder / "kernel.json"
-        self.connection_file.touch(mode=0o600)
-        self.connection_file.write_text(json.dumps(_connection(folder)))
+        self.connection_file = folder / CONNECTION_FILE
         self._log = folder / "kernel.log"
-        guarded, self._alive = os.pipe()  # its end closes when this process ends, however it ends
+        self.is_own = "opsbook.execution.launch" in argv
+        """Whether it counts its output and waits for its reader."""
+        self.withheld: frozenset[str] = frozenset()
+        """Names of variables that are set here and that the kernel was not given."""
+        self.left: tuple[int, ...] = ()
+        """Processes the notebook started that could not be ended; to be read after `end`."""
+        guarded, alive = os.pipe()  # its end closes when this process ends, however it ends
+        self._alive = os.fdopen(alive, "wb", buffering=0)
         try:
             with self._log.open("wb") as log:
                 self.process = subprocess.Popen(  # noqa: S603  our own interpreter, or a kernelspec the user installed
-                    [part.replace("{connection_file}", str(self.connection_file)) for part in argv],
+                    argv,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={
-                        **environment,
-                        CHANNEL_VARIABLE: str(channel.fileno()),
-                        GUARD_VARIABLE: str(guarded),
-                        "JPY_PARENT_PID": str(os.getpid()),
-                    },
+                    env={**environment, CHANNEL_VARIABLE: str(channel.fileno()), GUARD_VARIABLE: str(guarded)},
                     pass_fds=(channel.fileno(), guarded),
                     cwd=cwd,
                     start_new_session=True,
                 )
         except BaseException:
-            os.close(self._alive)
+            self._alive.close()
             raise
         finally:
             os.close(guarded)
@@ -94,14 +100,15 @@ class Kernel:
         return f"the kernel ended by itself with exit code {code}"
 
     def interrupt(self) -> None:
-        """Send SIGINT to the kernel itself; its group would take the fleet's own helpers along."""
+        """Have the guard send SIGINT to the kernel itself; its group would take the fleet's own helpers along."""
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """Kill the kernel and every process of its group."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Have the guard kill the kernel and every process the notebook started."""
+        with suppress(OSError, ValueError):  # it is gone already, or was told before
+            self._alive.write(KILL)
+            self._alive.close()
 
     def end(self, *, asked: bool) -> None:
         """Wait shortly for a kernel that was asked to end, then kill it and all it started, and remove its folder."""
@@ -109,8 +116,13 @@ class Kernel:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(END_S)
         self.kill()
-        self.process.wait()
-        os.close(self._alive)
+        try:
+            self.process.wait(GUARD_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # the kernel dies with its guard
+            self.process.wait()
+        with suppress(OSError):
+            self.left = tuple(map(int, (self.folder / LEFT).read_text(encoding="ascii").split()))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -120,48 +132,64 @@ def kernel_command(name: str) -> list[str]:
     Raises:
         RunbookError: there is no such kernel.
     """
+    python = [sys.executable, "-P", "-m"]
     if name in {"", OWN}:
-        launch = [sys.executable, "-P", "-m", "opsbook.execution.launch", "-f", "{connection_file}"]
-        return [*launch, "--HistoryManager.enabled=False"]
+        return [*python, "opsbook.execution.launch", "{connection_file}"]
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel  # noqa: PLC0415  slow, and rarely needed
 
     specs = KernelSpecManager()
     try:
-        return list(specs.get_kernel_spec(name).argv)
+        spec = list(specs.get_kernel_spec(name).argv)
     except NoSuchKernel:
         known = ", ".join(sorted({OWN, *specs.find_kernel_specs()}))
         raise RunbookError(f"there is no kernel {name!r} here", f"known kernels: {known}") from None
+    return [*python, "opsbook.execution.guard", "{connection_file}", *spec]
 
 
-def start_kernel(name: str, *, channel: socket.socket, cwd: Path) -> Kernel:
+def start_kernel(name: str, *, channel: socket.socket, cwd: Path, settings: EnvSettings) -> Kernel:
     """Start a kernel that works in `cwd`.
 
     Raises:
         RunbookError: there is no such kernel, or it cannot be started.
     """
     argv = kernel_command(name)
+    folder = _private_folder()
+    words = [part.replace("{connection_file}", str(folder / CONNECTION_FILE)) for part in argv]
+    environment = kernel_environment(os.environ, settings, folder=folder, cwd=cwd)
     try:
-        folder = _private_folder()
-    except (OSError, StopIteration) as error:
-        raise RunbookError("there is no folder for the kernel's sockets", "XDG_RUNTIME_DIR, TMPDIR or /tmp") from error
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("OPSBOOK_")},
-        "IPYTHONDIR": str(folder / "ipython"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "PWD": str(cwd),
-    }
-    try:
-        return Kernel(argv, environment, folder, channel, cwd)
+        kernel = Kernel(words, folder, environment=environment, channel=channel, cwd=cwd)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise RunbookError(f"cannot start the kernel {name or OWN!r}: {error.strerror}") from error
+    kernel.withheld = frozenset(os.environ) - frozenset(environment)
+    return kernel
 
 
 def _private_folder() -> Path:
-    """Make a folder only this user can enter, with a short path, that goes at the end."""
-    places = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")  # noqa: S108  the folder in it is ours alone
-    place = next(place for place in places if place and len(place) <= LONGEST and os.access(place, os.W_OK))
-    return Path(tempfile.mkdtemp(prefix="opsbook-", dir=place))
+    """Make a folder only this user can enter, with a short path, that goes at the end; with its connection file in it.
+
+    Raises:
+        RunbookError: no place has room for one.
+    """
+    why = "none is short enough"
+    for place in (os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""), *PLACES):
+        if not place or len(place) > LONGEST:
+            continue
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="opsbook-", dir=place))
+        except OSError as error:
+            why = f"{place}: {error.strerror}"
+            continue
+        try:
+            file = os.open(folder / CONNECTION_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(file, "w", encoding="ascii") as stream:
+                json.dump(_connection(folder), stream)
+        except OSError as error:
+            why = f"{place}: {error.strerror}"
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            return folder
+    raise RunbookError(f"there is no folder for the kernel's sockets: {why}", "XDG_RUNTIME_DIR, TMPDIR or /tmp")
 
 
 def _connection(folder: Path) -> dict[str, object]:

@@ -27,7 +27,8 @@ def check_request(request: RunRequest, prompter: Prompter | None) -> None:
 
 def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
     """Refuse before anything starts when a gate could not be answered (SEMANTICS 25)."""
-    gates = [cell.label for cell in request.runbook.code_cells if "confirm" in cell.tags]
+    granted = request.resumed.replay.granted if request.resumed is not None else frozenset()
+    gates = [cell.label for cell in request.runbook.code_cells if cell.asks and cell.id not in granted]
     if gates and prompter is None and not (request.yes or request.options.checking):
         raise RefusedError(
             f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',

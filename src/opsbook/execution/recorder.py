@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from opsbook.archive.fold import RecordFold
-from opsbook.archive.journal import FIRST, Journal
+from opsbook.archive.growth import RecordGrowth
+from opsbook.archive.journal import Journal
 from opsbook.archive.layout import RunFolder
+from opsbook.archive.links import FIRST
 from opsbook.errors import ArchiveError
 from opsbook.execution import host_logs
 from opsbook.execution.host_logs import HostLogs
-from opsbook.model.event import CellOutput, Entry, Event, TargetEnded, TargetOutput
+from opsbook.model.event import CellOutput, Entry, Event, Intent, RunEnded, TargetEnded, TargetOutput
 from opsbook.model.protocol import Observer
 from opsbook.redaction import Redactor
 
@@ -43,13 +45,32 @@ class _Item(Struct, frozen=True, kw_only=True):
     event: Event | None
     durable: bool = False
     done: Callable[[str], None] | None = None
+    last: bool = False
+    """Whether it is how the run ended: tried also where nothing more could be recorded, and nothing follows it."""
 
 
 class Recorder:
     """Records one run."""
 
-    def __init__(self, folder: RunFolder, redactor: Redactor, fold: RecordFold, observers: Iterable[Observer]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        redactor: Redactor,
+        fold: RecordFold,
+        observers: Iterable[Observer],
+        *,
+        make_room: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Begin the journal; `make_room` is asked for the bytes the record may need more, before an event is recorded.
+
+        Raises:
+            ArchiveError: the journal cannot be made.
+        """
         self._redactor = redactor
+        self._make_room = make_room
+        self._growth = RecordGrowth()
+        self._over = False
+        """Whether the journal has its last line."""
         self._journal = Journal(folder.journal, redactor)
         self._host_logs = HostLogs(folder, redactor, most=host_logs.HOST_LOGS)
         self._pumps = [_Pump(observer) for observer in observers]
@@ -99,6 +120,25 @@ class Recorder:
         if why:
             raise ArchiveError(why)
 
+    def end(self, event: RunEnded) -> None:
+        """Record how the run ended, also in a journal that could not be written before.
+
+        Nothing is recorded after that, unless this is called again.
+
+        Raises:
+            ArchiveError: it could not be written.
+        """
+        told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._queue.put(_Item(event=event, durable=True, done=told.put, last=True))
+        why = self._await(told)
+        if why:
+            raise ArchiveError(why)
+
+    @property
+    def head(self) -> str:
+        """The hash of the journal's last line; to be read after `end`."""
+        return self._journal.head
+
     def _await(self, told: queue.SimpleQueue[str]) -> str:
         """Return what the recorder says; a disk that does not answer is one that cannot be written."""
         try:
@@ -110,7 +150,7 @@ class Recorder:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the record should say besides; to be read after `settle` or `close`."""
-        return tuple(filter(None, [self._host_logs.note]))
+        return tuple(filter(None, [*self.fold.notes, self._host_logs.note]))
 
     def close(self) -> None:
         """Record what waits, put it on disk, and let the observers finish."""
@@ -137,29 +177,48 @@ class Recorder:
 
     def _record(self, items: list[_Item]) -> None:
         """Write a batch, sync if anyone asked for it, then tell."""
-        events = [item.event for item in items if item.event is not None]
-        seen = [] if not self.failure else [self._unrecorded(event) for event in events]
-        for entry in seen:
-            self.fold.apply(entry)  # what happens is still true when it can no longer be written
-        if not self.failure:
-            try:
-                seen = self._write(events, durable=any(item.durable for item in items))
-            except ArchiveError as error:
-                self.failure = str(error)
-            except Exception as error:  # noqa: BLE001  without this thread everybody who waits for it would hang
-                self.failure = f"the journal cannot be written: {type(error).__name__}: {error}"
-        for item in items:
-            if item.done is not None:
-                with suppress(Exception):  # whoever asked may be gone
-                    item.done(self.failure)
+        last = [item for item in items if item.last]
+        others = [item for item in items if not item.last]
+        events = [item.event for item in others if item.event is not None]
+        if self.failure:
+            self._show(self._witness(events))
+        elif not self._over:  # the hash of its last line may be in the archive's chain already
+            self.failure = self._attempt(events, durable=any(item.durable for item in others))
+        for item in others:
+            _tell(item, self.failure)
+        for item in last:
+            self._over = True
+            _tell(item, self._attempt([item.event] if item.event is not None else [], durable=True))
+
+    def _attempt(self, events: list[Event], *, durable: bool) -> str:
+        """Write events and show them; return why they could not be written, or nothing."""
+        why, seen = "", list[Entry]()
+        try:
+            seen = self._write(events, durable=durable)
+        except ArchiveError as error:
+            why, seen = str(error), self._witness(events)
+        except Exception as error:  # noqa: BLE001  without this thread everybody who waits for it would hang
+            why = f"the journal cannot be written: {type(error).__name__}: {error}"
+        self._show(seen)
+        return why
+
+    def _show(self, entries: list[Entry]) -> None:
         for pump in self._pumps:
-            for entry in seen:
+            for entry in entries:
                 pump.push(entry)
+
+    def _witness(self, events: list[Event]) -> list[Entry]:
+        """Take in what happened though the journal cannot hold it; what was merely intended was not let go."""
+        entries = [self._unrecorded(event) for event in events if not isinstance(event, Intent)]
+        for entry in entries:
+            self.fold.apply(entry)
+        return entries
 
     def _write(self, events: list[Event], *, durable: bool) -> list[Entry]:
         """Write a batch and fold it in; return its entries in the order things happened, for the observers."""
         said = [event for event in events if isinstance(event, TargetOutput)]
         kept = [event for event in events if not isinstance(event, TargetOutput)]
+        self._make_room(sum(map(self._growth.of, kept)))
         self._host_logs.append(said)
         entries = self._journal.append(kept, durable=durable)
         for entry in entries:
@@ -170,6 +229,12 @@ class Recorder:
     def _unrecorded(self, event: Event) -> Entry:
         """Return an event as an entry without a number, because the journal does not hold it: what targets say."""
         return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=self._redactor.clean(event))
+
+
+def _tell(item: _Item, why: str) -> None:
+    if item.done is not None:
+        with suppress(Exception):  # whoever asked may be gone
+            item.done(why)
 
 
 def _size(event: Event | None) -> int:

@@ -11,15 +11,46 @@ from pathlib import Path
 from msgspec import Struct
 
 from opsbook.archive.layout import RunFolder
+from opsbook.config import EnvSettings, OutputSettings
 from opsbook.execution.origin import git_state, operator_here, versions
+from opsbook.execution.replay import Replay
 from opsbook.model.message import RunOptions
 from opsbook.model.parameter import Binding
-from opsbook.model.run import CellRecord, RunbookRef, RunRecord, RunState, RunTargets
+from opsbook.model.run import (
+    CellRecord,
+    CellSelection,
+    RunbookRef,
+    RunRecord,
+    RunShape,
+    RunState,
+    RunTargets,
+    TimeLimits,
+)
 from opsbook.model.target import Inventory
 from opsbook.runbook.notebook import Runbook
 
 UNCHECKED = "host keys were not checked (--host-keys off)"
 DRY = "a dry run (--check): only read-only commands were sent; local Python ran"
+
+
+class Locking(Struct, frozen=True, kw_only=True):
+    """What a run locks besides its targets, where the locks lie, and whose marks it takes back."""
+
+    path: str | None = None
+    """The folder of the locks, as the settings name it."""
+    name: str | None = None
+    """The lock that is held for the whole run (`--lock`)."""
+    acknowledge: str | None = None
+    """The run whose targets, left in the middle, may be changed again (`--acknowledge`)."""
+
+
+class Resumption(Struct, frozen=True, kw_only=True):
+    """The run that is resumed, and what is known of it."""
+
+    folder: RunFolder
+    replay: Replay
+    notes: tuple[str, ...] = ()
+    """What differs from the run before."""
 
 
 class RunRequest(Struct, frozen=True, kw_only=True):
@@ -40,19 +71,55 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """Whether gates are granted beforehand."""
     terminal: bool = False
     """Whether a person watches: a first Ctrl-C then lets running commands finish."""
+    env: EnvSettings = EnvSettings()
+    output: OutputSettings = OutputSettings()
+    selection: CellSelection = CellSelection()
+    """What the runbook's cells were chosen by: those left out are marked in it."""
+    limits: TimeLimits = TimeLimits()
     parent: str | None = None
     """The run whose failed targets this one is given."""
+    locking: Locking = Locking()
+
+    claim: str | None = None
+    """What `--run-id` said: at most one run of the archive has this id."""
+    shared: bool = False
+    """Whether the run's files are open to the archive's group."""
+
+    resumed: Resumption | None = None
+    """The run this one goes on with."""
 
     @property
     def limited(self) -> bool:
-        """Whether the run was given a part of the inventory only."""
-        return self.pattern is not None or self.parent is not None
+        """Whether the run was given a part of the inventory only: a resumed one has the targets of the one before."""
+        return self.pattern is not None or self.parent is not None or self.resumed is not None
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses of the selected targets, by name."""
+        known = self.inventory.targets if self.inventory is not None else ()
+        chosen = frozenset(self.selected)
+        return {target.name: target.address for target in known if target.name in chosen}
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what a reader of the record should know from the start."""
-        notes = ((self.options.host_keys == "off", UNCHECKED), (self.options.checking, DRY))
-        return tuple(note for holds, note in notes if holds)
+        acknowledged = self.locking.acknowledge
+        notes = (
+            (self.options.host_keys == "off", UNCHECKED),
+            (self.options.checking, DRY),
+            (acknowledged is not None, f"what run {acknowledged} left in the middle was acknowledged (--acknowledge)"),
+        )
+        resumed = (
+            () if self.resumed is None else (f"goes on with run {self.resumed.folder.run_id}", *self.resumed.notes)
+        )
+        return (*(note for holds, note in notes if holds), *resumed, *self._sealed)
+
+    @property
+    def _sealed(self) -> tuple[str, ...]:
+        """Say which files of variables nobody can read."""
+        chosen, known = frozenset(self.selected), self.inventory.targets if self.inventory is not None else ()
+        files = dict.fromkeys(file for target in known if target.name in chosen for file in target.sealed)
+        return tuple(f"{file} is encrypted by ansible-vault: what it sets is not known" for file in files)
 
 
 class FinishedRun(Struct, frozen=True, kw_only=True):
@@ -60,11 +127,27 @@ class FinishedRun(Struct, frozen=True, kw_only=True):
 
     record: RunRecord
     folder: RunFolder
+    said: tuple[str, ...] = ()
+    """What a person has to be told besides, in sentences."""
 
     @property
     def copy(self) -> Path | None:
         """The executed copy; None when it could not be written."""
         return self.folder.copy if self.folder.copy.is_file() else None
+
+
+def run_shape(request: RunRequest) -> RunShape:
+    """Return what shapes a run besides its runbook, so that it can be resumed as it was."""
+    options, sources = request.options, request.inventory.sources if request.inventory is not None else ()
+    return RunShape(
+        folder=str(request.runbook.path.absolute().parent),
+        inventory=tuple(str(Path(source).absolute()) for source in sources),
+        max_fail=options.max_fail,
+        parallel=options.parallel,
+        host_keys=options.host_keys,
+        command_timeout_s=options.command_timeout_s,
+        idle_timeout_s=options.idle_timeout_s,
+    )
 
 
 def claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> RunRecord:
@@ -85,14 +168,19 @@ def claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> Ru
         ),
         parameters=request.binding.values,
         secrets=request.binding.secrets,
-        targets=RunTargets(pattern=request.pattern, selected=request.selected),
+        targets=RunTargets(pattern=request.pattern, selected=request.selected, addresses=request.addresses),
         cells=cells,
         started_at=started_at,
         operator=operator_here(terminal=request.terminal),
         operator_reason=request.reason,
         notes=request.notes,
         checking=request.options.checking,
+        selection=request.selection,
+        limits=request.limits,
         parent=request.parent,
+        resumed_from=request.resumed.folder.run_id if request.resumed is not None else None,
+        shape=run_shape(request),
+        claim=request.claim,
         versions=versions(),
         argv=request.argv,
     )

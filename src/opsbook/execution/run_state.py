@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
+from opsbook.config import OutputSettings
 from opsbook.execution.channel import ChannelServer
 from opsbook.execution.kernel import OWN, Kernel
 from opsbook.execution.recorder import Recorder
-from opsbook.execution.stop import Stopper
+from opsbook.execution.replay import Replay
+from opsbook.execution.stop import TIMEOUT, Stopper
 from opsbook.model.protocol import Prompter
-from opsbook.runbook.notebook import Runbook
+from opsbook.model.run import CellState, TimeLimits
+from opsbook.runbook.notebook import Cell, Runbook
+from opsbook.runbook.tags import INJECTED_TAG, CellRules
 
 
 class RunInProgress:
@@ -26,6 +32,9 @@ class RunInProgress:
         prompter: Prompter | None,
         injects: bool,
         checking: bool,
+        replay: Replay,
+        output: OutputSettings,
+        limits: TimeLimits,
     ) -> None:
         self.recorder = recorder
         self.kernel = kernel
@@ -34,33 +43,81 @@ class RunInProgress:
         self.stopper = stopper
         self._prompter = prompter
         self._checking = checking
+        self._replay = replay
+        self.output = output
+        """How much of what cells say is kept."""
         self.injects = injects
         """Whether papermill adds a cell with the parameters' values."""
-        self.labels = {cell.id: cell.label for cell in runbook.cells}
-        self.parameters_cell = runbook.parameters_cell.id if runbook.parameters_cell else ""
-        self._frozen = {cell.id for cell in runbook.cells if cell.frozen}
+        self._limits = limits
+        self._cells = {cell.id: cell for cell in runbook.cells}
+        self._parameters = runbook.parameters_cell
         self.kernel_client: Any = None
         self.kernel_manager: Any = None
         self.broken = False
-        """Whether a cell did not end well."""
+        """Whether a cell did not end well, or a gate said no."""
+        self.broken_at = ""
+        """The id of the first cell that did not end well."""
+        self.kernel_is_done = False
+        """Whether the kernel ends, or was killed, for a reason that its last cell tells: it is not lost."""
         self.notes: list[str] = []
         """What a reader of the record should know besides."""
         self.refused = ""
         """What a gate said, when it said no."""
 
     @property
+    def stops(self) -> int:
+        """How many times the run was asked to stop, or had to: signals, its time, a journal that cannot be written."""
+        return self.stopper.stops + bool(self.recorder.failure)
+
+    @property
     def stopped(self) -> bool:
-        """Whether nothing more is to start: a signal came, or the journal cannot be written."""
-        return self.stopper.signal is not None or bool(self.recorder.failure)
+        """Whether nothing more is to start but what cleans up."""
+        return self.stops > 0
 
-    def is_frozen(self, cell_id: str) -> bool:
-        """Whether a cell is marked not to run any more."""
-        return cell_id in self._frozen
+    @property
+    def cleans_up(self) -> bool:
+        """Whether only clean-up cells are to start."""
+        return self.broken or self.stopped
 
-    def confirm(self, label: str) -> tuple[bool, str]:
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is something for an `on-failure` cell to do: a gate that says no is no failure."""
+        return bool(self.broken_at) or self.stopped
+
+    @property
+    def cut_off(self) -> CellState:
+        """The state of a cell that was ended because the run is to stop."""
+        by_time = self.stopper.timed_out and self.stopper.signal is None
+        return CellState.TIMED_OUT if by_time else CellState.INTERRUPTED
+
+    @property
+    def stopped_by(self) -> str:
+        """Who answers for a gate when the run is to stop."""
+        return TIMEOUT if self.stopper.signal is None and self.stopper.timed_out else "signal"
+
+    def cell(self, cell_id: str, *, injected: bool) -> Cell:
+        """Return what is known of a cell of the document; the injected one goes under the parameters cell's name."""
+        if injected and self._parameters is not None:
+            return replace(self._parameters, tags=(INJECTED_TAG,), left_out="", rules=CellRules())
+        return self._cells[cell_id]
+
+    def limit(self, cell: Cell) -> float | None:
+        """Return how many seconds a cell may take now; None for any time."""
+        own = cell.rules.timeout_s or self._limits.cell_s
+        bound = self._limits.always_s
+        return min(own or bound, bound) if self.cleans_up else own
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a resumed run cannot go on, whatever the cell made of that."""
+        return self._replay.blocked is not None
+
+    def confirm(self, cell: Cell) -> tuple[bool, str]:
         """Ask about a gate; return the answer and who gave it. What changes nothing needs nobody's leave."""
         if self._checking:
             return True, "--check"
+        if cell.id in self._replay.granted:
+            return True, f"run {self._replay.source}"
         if self._prompter is None:
             return True, "--yes"
-        return self._prompter.confirm(f'"{label}" comes next. Go on?', bell=self.stopper.bell), "terminal"
+        return self._prompter.confirm(f'"{cell.label}" comes next. Go on?', bell=self.stopper.bell), "terminal"

@@ -9,29 +9,36 @@ claim the record is finished, truthfully, by this process; or, should it be kill
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec.structs import replace
 
+from opsbook.archive.claimed import ClaimedRun
 from opsbook.archive.copy import CopyWriter
-from opsbook.archive.files import write_whole
 from opsbook.archive.fold import RecordFold
-from opsbook.archive.layout import Claim, RunFolder, new_run_id, run_folder
-from opsbook.errors import ArchiveError, OpsbookError, RunbookError
+from opsbook.archive.layout import new_run_id, run_folder
+from opsbook.archive.succession import succeeding
+from opsbook.errors import ArchiveError, BusyError, OpsbookError, RunbookError
 from opsbook.execution.channel import ChannelServer
+from opsbook.execution.deferred import put_off
+from opsbook.execution.identity import RequestIdentity
 from opsbook.execution.kernel import OWN, Kernel, start_kernel
+from opsbook.execution.locks import RunLocks
+from opsbook.execution.named_lock import named_lock
 from opsbook.execution.preflight import check_request
+from opsbook.execution.publish import publish
 from opsbook.execution.recorder import Recorder
 from opsbook.execution.request import FinishedRun, RunRequest, claimed_record
+from opsbook.execution.resumption import retrying
 from opsbook.execution.run_state import RunInProgress
 from opsbook.execution.stop import Stopper
-from opsbook.model.event import RunEnded, RunStarted, StopRequested
+from opsbook.model.event import RunStarted, StopRequested
 from opsbook.model.message import Welcome
 from opsbook.model.outcome import Ending
 from opsbook.model.protocol import Observer, Prompter
-from opsbook.model.run import RunRecord
+from opsbook.model.run import RunRecord, RunState
 from opsbook.redaction import Redactor
 from opsbook.runbook.notebook import make_document
 from opsbook.secrets.inline import inline_passwords
@@ -46,15 +53,28 @@ def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompte
         SecretError: a secret or a password is not where its reference says.
         RunbookError: there is no such kernel, or the document is not valid.
         ArchiveError: the run could not be recorded.
+        BusyError: another run holds the lock this one was given a name for; that it was left out is recorded. Or the
+            run with this one's id still runs.
     """
-    check_request(request, prompter)
-    stopper = Stopper(patient=request.terminal)
-    with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
-        return _claim_and_run(request, stopper, observers, prompter)
+    identity = RequestIdentity(request)
+    try:
+        first = identity.first_result()
+        if first is not None:
+            return first
+        check_request(request, prompter)
+        stopper = Stopper(patient=request.terminal, limits=request.limits)
+        with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
+            return _claim_and_run(request, identity, stopper, observers, prompter)
+    finally:
+        identity.release()
 
 
 def _claim_and_run(
-    request: RunRequest, stopper: Stopper, observers: Iterable[Observer], prompter: Prompter | None
+    request: RunRequest,
+    identity: RequestIdentity,
+    stopper: Stopper,
+    observers: Iterable[Observer],
+    prompter: Prompter | None,
 ) -> FinishedRun:
     started_at = datetime.now(UTC)
     folder = run_folder(request.archive, new_run_id(request.runbook.name, started_at))
@@ -62,13 +82,22 @@ def _claim_and_run(
     known = request.inventory.targets if request.inventory is not None else ()
     redactor.add(*inline_passwords(target for target in known if target.name in given))
     claimed: RunRecord = redactor.clean(claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
-    claim = Claim(folder)
-    try:
-        write_whole(folder.record, msgspec.json.encode(claimed))
-        asked = None if request.yes else prompter
-        return _Run(request, folder, claimed, stopper, observers, asked, redactor).go()
-    finally:
-        claim.release()
+    asked, watching = None if request.yes else prompter, list(observers)
+    with named_lock(request, claimed, bell=stopper.bell, observers=watching) as busy:
+        identity.give_to(folder.run_id)
+        record = msgspec.json.encode(claimed)
+        before = request.resumed.folder if request.resumed is not None else None
+        with nullcontext() if before is None else succeeding(before, folder.run_id):
+            files = ClaimedRun(folder, record=record, runbook=request.runbook.raw, shared=request.shared)
+        try:
+            identity.release()
+            run = _Run(request, files, claimed, stopper, [] if busy else watching, asked, redactor)
+            finished = run.go(busy=busy)
+        finally:
+            files.release()
+    if busy:
+        raise BusyError(busy)
+    return finished
 
 
 class _Run:
@@ -77,7 +106,7 @@ class _Run:
     def __init__(
         self,
         request: RunRequest,
-        folder: RunFolder,
+        files: ClaimedRun,
         claimed: RunRecord,
         stopper: Stopper,
         observers: Iterable[Observer],
@@ -85,22 +114,33 @@ class _Run:
         redactor: Redactor,
     ) -> None:
         self._request = request
-        self._folder = folder
+        self._files = files
         self._claimed = claimed
         self._prompter = prompter
         self._redactor = redactor
-        self._recorder = Recorder(folder, self._redactor, RecordFold(claimed), observers)
+        self._recorder = Recorder(
+            files.folder, self._redactor, RecordFold(claimed), observers, make_room=files.make_room
+        )
         self._stopper = stopper
         stopper.tell(lambda name: self._recorder.submit(StopRequested(signal=name)))
-        self._copy = CopyWriter(folder.copy, self._redactor)
+        self._copy = CopyWriter(files.folder.copy, self._redactor)
         self._state: RunInProgress | None = None
+        self._replay = request.resumed.replay if request.resumed is not None else retrying(request.runbook)
+        self._locks = RunLocks.of_run(
+            claimed,
+            request.archive,
+            path=request.locking.path,
+            wait_s=request.options.lock_wait_s,
+            report=self._recorder.submit,
+        )
 
-    def go(self) -> FinishedRun:
-        """Run, and finalise whatever happens."""
-        ending = Ending()
+    def go(self, *, busy: str) -> FinishedRun:
+        """Run, unless somebody is `busy`, and finalise whatever happens."""
+        ending = Ending(busy=busy)
         try:
             self._recorder.commit_now(self._announcement())
-            if self._stopper.signal is None:
+            if not (busy or self._stopper.stops):
+                self._locks.acknowledge(self._request.locking.acknowledge)
                 ending = Ending(kernel_lost=self._execute())
         except RunbookError as error:
             ending = Ending(not_started=f"{error}: {error.hint}" if error.hint else str(error))
@@ -110,7 +150,13 @@ class _Run:
             ending = Ending(internal=str(error))
         except Exception as error:  # noqa: BLE001  the border of a run: whatever breaks, the record is finished
             ending = Ending(internal=f"internal error: {type(error).__name__}: {error}")
-        return self._finalise(ending)
+        ended = RunState.UNKNOWN
+        try:
+            finished = self._finalise(ending)
+            ended = finished.record.status
+        finally:
+            self._locks.end(ended)
+        return finished
 
     def _announcement(self) -> RunStarted:
         return RunStarted(
@@ -121,16 +167,23 @@ class _Run:
             pattern=self._request.pattern,
             selected=self._request.selected,
             cells=self._claimed.cells,
+            resumed_from=self._claimed.resumed_from,
         )
 
     def _execute(self) -> str:
         """Start the kernel, run the document, end the kernel. Return why the kernel was lost, if it was."""
         runbook = self._request.runbook
         channel = ChannelServer(
-            recorder=self._recorder, redactor=self._redactor, welcome=self._welcome(), resolve=resolve
+            recorder=self._recorder,
+            redactor=self._redactor,
+            welcome=self._welcome(),
+            resolve=resolve,
+            locks=self._locks,
+            replay=self._replay,
         )
         try:
-            kernel = start_kernel(runbook.kernel, channel=channel.theirs, cwd=runbook.path.resolve().parent)
+            cwd = runbook.path.resolve().parent
+            kernel = start_kernel(runbook.kernel, channel=channel.theirs, cwd=cwd, settings=self._request.env)
             channel.theirs.close()
             self._stopper.watch(channel, kernel)
             return self._drive(kernel, channel)
@@ -138,6 +191,7 @@ class _Run:
             channel.close()
 
     def _drive(self, kernel: Kernel, channel: ChannelServer) -> str:
+        put_off("requests")  # papermill's way to notebooks on the web: a third of its import
         from opsbook.execution import engine  # noqa: PLC0415  papermill is imported while the kernel boots
 
         state = RunInProgress(
@@ -149,6 +203,9 @@ class _Run:
             prompter=self._prompter,
             injects=bool(self._request.binding.given),
             checking=self._request.options.checking,
+            replay=self._replay,
+            output=self._request.output,
+            limits=self._request.limits,
         )
         self._state = state
         lost = ""
@@ -162,7 +219,9 @@ class _Run:
                 kernel_name=self._request.runbook.kernel or OWN,
                 save=self._copy.save_soon,
             )
-            lost = "" if kernel.alive or self._stopper.signal else kernel.how_it_ended
+            self._stopper.forget_time()  # every cell is over: what is left is ours
+            ended = kernel.alive or state.kernel_is_done or self._stopper.stops
+            lost = "" if ended else kernel.how_it_ended
             self._copy.keep(executed)
         finally:
             channel.stopping.set()  # nobody waits for what a thread of the author's would send now
@@ -180,6 +239,7 @@ class _Run:
             parameters=request.binding.values,
             secrets=request.binding.secrets,
             options=request.options,
+            replaying=request.resumed is not None,
         )
 
     def _finalise(self, ending: Ending) -> FinishedRun:
@@ -192,24 +252,32 @@ class _Run:
         ending = replace(
             ending,
             signal=self._stopper.signal,
+            timed_out=self._stopper.timed_out,
             archive=self._recorder.failure,
-            refused=self._state.refused if self._state else "",
+            refused=(self._state.refused if self._state else "") or self._locks.refused or self._replay.refusal,
+            unknown=self._replay.unknown,
+            busy=ending.busy or self._locks.busy,
         )
         record = self._judged(ending)
         try:
             self._copy.finish(record)
-        except ArchiveError as error:  # the record is small: it may still fit where the copy did not
-            record = self._judged(replace(ending, archive=str(error)))
-        ended = RunEnded(status=record.status, exit_code=record.exit_code or 0, reason=record.reason)
-        self._recorder.submit(ended)
-        self._recorder.close()
-        write_whole(self._folder.record, msgspec.json.encode(record))
-        return FinishedRun(record=record, folder=self._folder)
+        except ArchiveError as error:  # there is room for the record where there is none for the copy
+            ending = replace(ending, archive=str(error))
+            record = self._judged(ending)
+        return publish(
+            record,
+            judge_again=lambda why: self._judged(replace(ending, archive=why)),
+            recorder=self._recorder,
+            files=self._files,
+            copy=self._copy,
+        )
 
     def _judged(self, ending: Ending) -> RunRecord:
         """Return the record of the run, ended like this, redacted."""
         fold = self._recorder.fold
         notes = (*self._claimed.notes, *(self._state.notes if self._state else ()), *self._recorder.notes)
-        record = replace(fold.record(fold.judge(ending), datetime.now(UTC)), notes=notes)
-        cleaned: RunRecord = self._redactor.clean(record)
+        notes = (*notes, *self._replay.notes(fold.cells))
+        record = fold.record(fold.judge(ending), datetime.now(UTC))
+        failed = (ending.archive,) if ending.archive and ending.archive not in record.reason else ()
+        cleaned: RunRecord = self._redactor.clean(replace(record, notes=(*notes, *self._files.notes, *failed)))
         return cleaned

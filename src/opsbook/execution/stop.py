@@ -1,7 +1,8 @@
-"""Stopping a run: from a signal to the end of what runs, in bounded time (SEMANTICS 12, 13).
+"""Stopping a run: from a signal, or the end of its time, to the end of what runs, in bounded time (SEMANTICS 12, 13).
 
 Signal handlers never raise: they put a number into a queue. A thread of its own does the rest: it asks the notebook
-over the channel; where no fan-out answers, it interrupts the kernel; and what does not end is killed.
+over the channel; where no fan-out answers, it interrupts the kernel; and what does not end is killed. The same thread
+watches the run's own time, which is up like a signal that nobody sent.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from types import FrameType
 from opsbook.errors import OpsbookError
 from opsbook.execution.channel import ChannelServer
 from opsbook.execution.kernel import Kernel
-from opsbook.model.run import Operator
+from opsbook.model.run import Operator, TimeLimits
 
 _ENDING = 2
-"""Signals that let what runs end by itself."""
+"""Stops that let what runs end by itself."""
+_OVER, _TIME_IS_UP = 0, -1
+"""What may come in place of a signal's number: that the run is over, and that its time is."""
+_LONGEST_S = 3600.0
+"""Seconds the time is left alone at once: the system's own clocks take no length that comes to mind."""
+TIMEOUT = "timeout"
+"""What is said to have stopped a run whose time was over."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 30.0
 """Seconds running commands may take to finish after a first Ctrl-C on a terminal."""
@@ -36,13 +43,15 @@ KERNEL_S = 2.0
 
 
 class Stopper:
-    """Watches for signals during one run.
+    """Watches for signals, and the time, during one run.
 
     Every step names the cell it is meant for: one that ends by itself meanwhile must not hand its stop on to the next.
     """
 
-    def __init__(self, *, patient: bool) -> None:
+    def __init__(self, *, patient: bool, limits: TimeLimits) -> None:
         self._patient = patient
+        self._limits = limits
+        self._deadline = None if limits.run_s is None else time.monotonic() + limits.run_s
         self._arrived: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         """Signals, each with the cell it came in; a zero at the end."""
         self._channel: ChannelServer | None = None
@@ -51,10 +60,15 @@ class Stopper:
         self._begun = 0
         self._running = 0
         """The number of the cell that runs, from 1; 0 while none does."""
+        self._cleans_up = False
+        """Whether the cell that runs is a clean-up."""
         self._listener: Callable[[str], None] | None = None
         self._untold: list[str] = []
         self.signal: int | None = None
         """The first signal that asked the run to stop."""
+        self.timed_out = False
+        """Whether the run's time was over before it was."""
+        self._signals = 0
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._ring, False)
 
@@ -74,12 +88,21 @@ class Stopper:
         if listener is not None:
             listener(name)
 
+    @property
+    def stops(self) -> int:
+        """How many times the run was asked to stop, by signals and by its time."""
+        return self._signals + self.timed_out
+
+    def forget_time(self) -> None:
+        """The run's own time counts no more: what is still to come has a bound of its own, or nothing is."""
+        self._deadline = None
+
     @contextmanager
-    def cell(self) -> Iterator[None]:
+    def cell(self, *, cleans_up: bool = False) -> Iterator[None]:
         """A cell is about to be run, or about to be asked about."""
         with self._cells:
             self._begun += 1
-            self._running = self._begun
+            self._running, self._cleans_up = self._begun, cleans_up
         try:
             yield
         finally:
@@ -111,7 +134,7 @@ class Stopper:
         try:
             yield
         finally:
-            self._arrived.put((0, 0))
+            self._arrived.put((_OVER, 0))
             worker.join(1)
             with suppress(ValueError):  # not the main thread
                 signal.set_wakeup_fd(-1)
@@ -124,23 +147,42 @@ class Stopper:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
+        self._signals += 1
         if self.signal is None:
             self.signal = number
         self._arrived.put((number, self._running))
 
     def _work(self) -> None:
-        """Answer one signal after the other: the first two end what runs, any further one kills the kernel at once."""
+        """Answer one stop after the other: the first two end what runs, any further one kills the kernel at once."""
         stops = 0
-        while (arrived := self._arrived.get())[0]:
+        while (arrived := self._next())[0] != _OVER:
             number, cell = arrived
             stops += 1
-            self._tell(signal.Signals(number).name)
+            self._tell(TIMEOUT if number == _TIME_IS_UP else signal.Signals(number).name)
+            if number == _TIME_IS_UP and self._cleans_up and self._wait(cell, self._limits.always_s):
+                continue
             if self._channel is not None:
                 self._channel.stopping.set()
             if stops == 1 and self._patient and number == signal.SIGINT and self._finish(cell):
                 continue
             if stops > _ENDING or not self._end(cell, hurried=stops == _ENDING):
                 self._kill()
+
+    def _next(self) -> tuple[int, int]:
+        """Return the next stop, when there is one. A run that was asked to stop has no time of its own any more."""
+        while True:
+            left = None if self._deadline is None else min(_LONGEST_S, max(0, self._deadline - time.monotonic()))
+            try:
+                arrived = self._arrived.get(timeout=left)
+            except queue.Empty:
+                if self._deadline is None or time.monotonic() < self._deadline:
+                    continue
+                arrived = (_TIME_IS_UP, self._running)
+                self.timed_out = True
+                with suppress(OSError):  # it is full: whoever waits for it wakes all the same
+                    os.write(self._ring, b"\0")
+            self._deadline = None
+            return arrived
 
     def _over(self, cell: int, seconds: float) -> bool:
         """Wait until a cell is over; whether it is."""
@@ -151,7 +193,11 @@ class Stopper:
         """Let running commands finish; whether that is done with: they did, or the next signal has come."""
         if self._channel is None or not self._channel.cancel(hard=False, answer_s=ANSWER_S):
             return False
-        deadline = time.monotonic() + PATIENCE_S
+        return self._wait(cell, PATIENCE_S)
+
+    def _wait(self, cell: int, seconds: float) -> bool:
+        """Wait until a cell is over or the next stop has come; whether one of them was in time."""
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._over(cell, 0.1) or not self._arrived.empty():
                 return True

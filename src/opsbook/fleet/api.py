@@ -5,16 +5,19 @@ Works the same headless and in plain Jupyter; only that in Jupyter nobody keeps 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from opsbook.errors import FleetError, UsageError
 from opsbook.fleet.fleet import Fleet
+from opsbook.fleet.recall import recall_once
 from opsbook.fleet.session import current, has_session
 from opsbook.model.amount import parse_duration
-from opsbook.model.event import MetricRecorded
+from opsbook.model.event import MetricRecorded, OnceBegun, OnceEnded
 from opsbook.model.target import JsonValue, unstorable
 from opsbook.redaction import Secret, is_reference
 
@@ -35,13 +38,58 @@ def record(name: str, value: JsonValue) -> None:
     Raises:
         UsageError: the value is not of a JSON type.
     """
+    current().report(MetricRecorded(name=str(name), value=_as_json(value, f"metric {name!r}")))
+
+
+def _as_json(value: object, what: str) -> JsonValue:
+    """Return a value as it comes back from JSON.
+
+    Raises:
+        UsageError: JSON cannot hold it.
+    """
     try:
         plain = msgspec.json.decode(msgspec.json.encode(value))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"metric {name!r}: {error}", "record numbers, text, and lists of them") from error
+        raise UsageError(f"{what}: {error}", "JSON holds numbers, text, and lists of them") from error
     if why := unstorable(value):
-        raise UsageError(f"metric {name!r}: {why}", "record what JSON can hold")
-    current().report(MetricRecorded(name=str(name), value=plain))
+        raise UsageError(f"{what}: {why}", "it has to be what JSON can hold")
+    return plain
+
+
+def once(name: str, function: Callable[[], object], *, idempotent: bool = False) -> JsonValue:
+    """Call a function that is not to be called again when the run is resumed, and return what it returns.
+
+    A resumed run gets what it returned, as JSON. When it had begun and nobody knows whether it ended, the run cannot go
+    on, unless it is `idempotent`. One that raised is called again. A dry run does not call it, and gets None.
+
+    Raises:
+        UsageError: what it returned is not of a JSON type; it counts as done, with None for its value.
+        RefusedError: it had begun before, and nobody knows how it ended.
+    """
+    session = current()
+    if session.options.checking:
+        return None
+    cell_id, digest = session.cell_id, hashlib.sha256(str(name).encode("utf-8", "replace")).hexdigest()
+    known = recall_once(session, str(name), digest, idempotent=idempotent)
+    ended = OnceEnded(cell_id=cell_id, name=str(name), digest=digest)
+    if known is not None:
+        if known.masked:
+            raise FleetError(f"what once({name!r}) returned holds a secret and was masked", "return something else")
+        session.report(replace(known, cell_id=cell_id, replayed=True))
+        return known.value
+    session.report(OnceBegun(cell_id=cell_id, name=str(name), digest=digest))
+    session.settle()
+    try:
+        value = function()
+    except Exception as error:
+        session.report(replace(ended, error=f"{type(error).__name__}: {error}"))
+        raise
+    try:
+        ended = replace(ended, value=_as_json(value, f"once({name!r})"))
+    finally:
+        session.report(ended)
+        session.settle()
+    return ended.value
 
 
 def secret(reference: str) -> Secret:

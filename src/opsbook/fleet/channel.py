@@ -12,11 +12,12 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
 import opsbook
-from opsbook.errors import ChannelError, RefusedError, SecretError
+from opsbook.errors import BusyError, ChannelError, ExitCode, RefusedError, SecretError
 from opsbook.model import message as m
 from opsbook.model.event import Event, Intent
 
@@ -27,7 +28,7 @@ _WAITING = 8 * 1024 * 1024
 _PORTION = 1024 * 1024
 """Bytes that are sent at once."""
 
-_Answer = m.Welcome | m.Ack | m.Refusal | m.SecretValue
+_Answer = m.Welcome | m.Recalled | m.Ack | m.Refusal | m.SecretValue
 
 
 class _Pending:
@@ -130,6 +131,30 @@ class ChannelClient:
         if isinstance(answer, m.Refusal):
             raise RefusedError(answer.reason)
 
+    def lock(self, cell_id: str | None, targets: dict[str, str], *, wait_s: float) -> None:
+        """Wait until targets are this run's alone; see `Channel.lock`. Whoever is interrupted meanwhile wants none."""
+        tickets: list[int] = []
+
+        def make(ticket: int) -> m.LockRequest:
+            tickets.append(ticket)
+            return m.LockRequest(ticket=ticket, cell_id=cell_id, targets=targets)
+
+        try:
+            answer = self._ask(make, seconds=ANSWER_S + wait_s)
+        except BaseException:
+            with suppress(ChannelError):
+                self._send(m.LockGivenUp(ticket=tickets[0]))
+            raise
+        if isinstance(answer, m.Refusal):
+            raise (BusyError if answer.code is ExitCode.BUSY else RefusedError)(answer.reason)
+
+    def recall(self, recall: m.Recall) -> m.Recalled:
+        """Ask what is known of a call; see `Channel.recall`."""
+        answer = self._ask(lambda ticket: msgspec.structs.replace(recall, ticket=ticket))
+        if not isinstance(answer, m.Recalled):
+            raise ChannelError("the runner does not know what was done before")
+        return answer
+
     def reveal(self, reference: str) -> str:
         """Ask for a secret's value; see `Channel.reveal`."""
         answer = self._ask(lambda ticket: m.SecretRequest(ticket=ticket, reference=reference))
@@ -151,16 +176,16 @@ class ChannelClient:
         """Register who ends what is running; see `Channel.on_cancel`."""
         self._listener = listener
 
-    def _ask(self, make: Callable[[int], m.FromKernel]) -> _Answer:
+    def _ask(self, make: Callable[[int], m.FromKernel], *, seconds: float = ANSWER_S) -> _Answer:
         ticket, pending = next(self._tickets), _Pending()
         with self._lock:
             self._pending[ticket] = pending
         self._send(make(ticket))
-        pending.done.wait(ANSWER_S)
+        pending.done.wait(seconds)
         with self._lock:
             self._pending.pop(ticket, None)
         if pending.answer is None:
-            raise ChannelError(self._lost or f"the runner did not answer within {ANSWER_S:g} s")
+            raise ChannelError(self._lost or f"the runner did not answer within {seconds:g} s")
         return pending.answer
 
     def _send(self, message: m.FromKernel) -> None:

@@ -18,12 +18,14 @@ from opsbook.fleet import api
 from opsbook.fleet.magic import on
 from opsbook.fleet.operation import shell_value
 from opsbook.fleet.session import Session, current
+from opsbook.model.message import ATTEMPT_KEY
 from opsbook.model.parameter import ParameterSpec
 from opsbook.redaction import Secret
 from opsbook.runbook.parameters import convert, read_parameters
 
 _GIVEN = {
     "targets": api.targets,
+    "once": api.once,
     "record": api.record,
     "secret": api.secret,
     "wait_until": api.wait_until,
@@ -80,8 +82,12 @@ class _Extension:
 
     def before_cell(self, info: Any) -> None:
         """A cell begins."""
-        self._session.cell_id = info.cell_id
-        self._session.stopping = False
+        self._session.begin_cell(info.cell_id, self._attempt())
+
+    def _attempt(self) -> int:
+        """Return which attempt the cell is in, as the runner says beside its id; 1 where there is no runner."""
+        parent = getattr(self._shell, "parent_header", None) or {}
+        return int(parent.get("metadata", {}).get(ATTEMPT_KEY, 1))
 
     def after_cell(self, result: Any) -> None:
         """A cell's code has returned, or raised."""

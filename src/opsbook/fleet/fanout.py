@@ -7,23 +7,24 @@ After every result the limits are looked at: once passed, nothing new starts and
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
-from opsbook.errors import ChannelError, ConnectError, RefusedError
+from opsbook.errors import ChannelError, RefusedError
 from opsbook.fleet import dry_run
 from opsbook.fleet.limit import Limit
 from opsbook.fleet.operation import Operation
-from opsbook.fleet.result import TargetResult
+from opsbook.fleet.recall import line_of_call, recall
+from opsbook.fleet.result import TargetResult, recalled_result
 from opsbook.fleet.session import Session
-from opsbook.fleet.worker import CallClosedError, Worker
+from opsbook.fleet.worker import CallClosedError, Worker, meaning_of
 from opsbook.model.event import CallEnded, CallStarted, TargetEnded
+from opsbook.model.message import Recalled
 from opsbook.model.outcome import count_states
 from opsbook.model.target import Target, TargetState
 from opsbook.ssh.result import CommandResult
@@ -42,6 +43,10 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     hard_stop: bool = False
     wave: int | None = None
     waves: int | None = None
+    fresh: bool = False
+    """Whether a resumed run asks again instead of answering from before."""
+    idempotent: bool = False
+    """Whether a resumed run may do it again without knowing how it ended."""
 
 
 class Fanout:
@@ -67,6 +72,9 @@ class Fanout:
         self._limits = limits
         self._digests = {target.name: operation.digest(target) for target in self._targets}
         self._waiting: deque[Target] = deque()
+        self._line = line_of_call() if session.channel is not None else 0
+        self._known = Recalled(ticket=0)
+        """What an earlier run, or attempt, knows of this call."""
         self._closed = ""
         """Why nothing new starts any more."""
         self._changed = threading.Condition()
@@ -82,19 +90,26 @@ class Fanout:
         """Work through all targets and return their results, in the fleet's order.
 
         Raises:
+            BusyError: another run holds a target of a changing call; a `RefusedError` when one left it in the middle.
             ChannelError: the runner is gone.
             KeyboardInterrupt: the run is to stop; every remote command was ended or has ended.
         """
         names = tuple(target.name for target in self._targets)
+        if self.changing:
+            self.session.lock((*self._targets, *(target for limit in self._limits for target in limit.ahead)))
         self.session.report(self._started(names))
-        self._line_up()
-        self.session.enter(self)
         error = "stopped"
+        self.session.enter(self)
         try:
+            self._recall()
+            self._line_up()
             if self.session.stopping:
                 self.cancel(hard=True)
             self._work()
             error = self.limit_passed.sentence if self.limit_passed else ""
+        except RefusedError as refused:
+            error = str(refused)
+            raise
         finally:
             self.session.leave(self)
             if self._fatal is None:
@@ -117,20 +132,37 @@ class Fanout:
         """Whether this call may change its targets."""
         return not self.operation.read_only
 
+    def _recall(self) -> None:
+        """Ask what is known of this call, and take over what is (SEMANTICS 16-19)."""
+        options = self.options
+        self._known = recall(
+            self.session,
+            self.operation,
+            self._digests,
+            cell_id=self.cell_id,
+            line=self._line,
+            fresh=options.fresh,
+            idempotent=options.idempotent,
+        )
+        for target in self._targets:
+            ended = self._known.answers.get(target.name)
+            if ended is not None:
+                told = replace(ended, call=self.number, cell_id=self.cell_id, counted=options.counted, replayed=True)
+                self._settle(target, recalled_result(ended, self._known.source), told)
+
     def _line_up(self) -> None:
         """Decide who is reached at all: nobody once a limit is passed, and none of the quarantined (SEMANTICS 1, 3)."""
         if self.session.options.checking and not dry_run.is_sent(self.operation):
             self._leave_out()
             return
-        changing = not self.operation.read_only and not self.options.include_failed
-        out = self.session.quarantined if changing else set()
+        out = set[str]() if self.operation.read_only or self.options.include_failed else self.session.quarantined
+        open_ = [target for target in self._targets if target.name in self._open]
         with self._changed:
-            self._waiting.extend(target for target in self._targets if target.name not in out)
-            self.skip(
-                [target for target in self._targets if target.name in out], "an earlier change did not end well here"
-            )
-            if self.limit_passed:
-                self._close("the limit was reached")
+            self._waiting.extend(target for target in open_ if target.name not in out)
+            reason = self._closed or ("the limit was reached" if self.limit_passed else "")
+            left = self._close(reason) if reason else []
+        self.skip([target for target in open_ if target.name in out], "an earlier change did not end well here")
+        self.skip(left, self._closed)
 
     def _leave_out(self) -> None:
         """Send nothing, and show what would have been sent where."""
@@ -154,16 +186,18 @@ class Fanout:
         """Start nothing new; with `hard`, end what runs. Called from the channel's thread."""
         with self._changed:
             self._interrupted = True
-            self._close("the run is stopping")
+            left = self._close("the run is stopping")
             self._changed.notify_all()
         if hard:
             self._end_running()
+        self.skip(left, self._closed)
+        if hard:
             self._settle_idle()
 
     def skip(self, targets: Iterable[Target], reason: str) -> None:
         """Record targets this call will not reach."""
         for target in targets:
-            self._settle(target, CommandResult(state=TargetState.SKIPPED, reason=reason), 0.0)
+            self._settle(target, *self._made(target, CommandResult(state=TargetState.SKIPPED, reason=reason)))
 
     def _started(self, names: tuple[str, ...]) -> CallStarted:
         return CallStarted(
@@ -176,6 +210,7 @@ class Fanout:
             counted=self.options.counted,
             wave=self.options.wave,
             waves=self.options.waves,
+            line=self._line,
         )
 
     def _work(self) -> None:
@@ -225,12 +260,12 @@ class Fanout:
                 if not self._waiting or self._fatal is not None:
                     return
                 target = self._waiting.popleft()
-                worker = Worker(self, target)
+                worker = Worker(self, target, earlier=self._known.pending.get(target.name))
                 self._working[target.name] = worker
             begun = time.monotonic()
             try:
                 result = self._perform(worker)
-                self._settle(target, result, time.monotonic() - begun, worker)
+                self._settle(target, *self._made(target, result, time.monotonic() - begun), worker)
             except Exception as error:  # noqa: BLE001  a worker that dies in silence would leave the main thread waiting
                 self._give_up(error)
             finally:
@@ -246,24 +281,29 @@ class Fanout:
         except Exception as error:  # noqa: BLE001  the border of one target: its error is its result, the others go on
             if isinstance(error, RefusedError) and not isinstance(error, CallClosedError):
                 self._refused = error
-            state, reason = _meaning(error, worker)
+            state, reason = meaning_of(error, worker)
             return CommandResult(state=state, reason=reason)
 
-    def _settle(self, target: Target, result: CommandResult, seconds: float, worker: Worker | None = None) -> None:
-        """Report a result, then count it, then let others see it. A target's first result is the one that holds."""
+    def _settle(self, target: Target, result: TargetResult, ended: TargetEnded, worker: Worker | None = None) -> None:
+        """Report a result, then count it, then let others see it. A target's first result is the one that holds.
+
+        Nothing is reported under the lock: a runner that is slow to listen must not hold up who cancels.
+        """
         with self._changed:
             if target.name in self._results:
                 return
-            self._results[target.name] = TargetResult(target=target.name, duration_s=seconds, **asdict(result))
+            self._results[target.name] = result
         try:
-            self.session.report(self._ended(target, result, seconds))
+            self.session.report(ended)
         except ChannelError as error:
             self._give_up(error)
             return
+        left: list[Target] = []
         with self._changed:
             if result.state.is_failure:
-                self._count_failure(target)  # before any tidying up, which may take its time on a target that failed
+                left = self._count_failure(target)  # before any tidying up, which may take its time on one that failed
             self._changed.notify_all()
+        self.skip(left, self._closed)
         if worker is not None:
             worker.close()
         with self._changed:
@@ -278,8 +318,9 @@ class Fanout:
             self._waiting.clear()
             self._changed.notify_all()
 
-    def _ended(self, target: Target, result: CommandResult, seconds: float) -> TargetEnded:
-        return TargetEnded(
+    def _made(self, target: Target, result: CommandResult, seconds: float = 0.0) -> tuple[TargetResult, TargetEnded]:
+        """Return a result as the notebook gets it, and as it is reported."""
+        ended = TargetEnded(
             call=self.number,
             cell_id=self.cell_id,
             target=target.name,
@@ -290,27 +331,32 @@ class Fanout:
             counted=self.options.counted,
             **asdict(result),
         )
+        return TargetResult(target=target.name, duration_s=seconds, **asdict(result)), ended
 
-    def _count_failure(self, target: Target) -> None:
+    def _count_failure(self, target: Target) -> list[Target]:
+        """Count a target that failed; return those that are left out for it."""
         if not self.options.counted:
-            return
+            return []
         if not self.operation.read_only:
             self.session.quarantined.add(target.name)
         for limit in self._limits:
             limit.note(target.name)
-        if self.limit_passed:
-            self._close("the limit was reached")
-            if self.options.hard_stop:
-                self._end_running()
+        if not self.limit_passed:
+            return []
+        left = self._close("the limit was reached")
+        if self.options.hard_stop:
+            self._end_running()
+        return left
 
-    def _close(self, reason: str) -> None:
-        """Start nothing new: skip those who wait, and those whose wave will not come."""
+    def _close(self, reason: str) -> list[Target]:
+        """Start nothing new; return those to be skipped: who waits, and those whose wave will not come."""
         self._closed = self._closed or reason
         left = list(self._waiting)
         self._waiting.clear()
         if any(limit.passed for limit in self._limits):
             left += [target for limit in self._limits for target in limit.give_up()]
-        self.skip(left, reason)
+        self._open.update(target.name for target in left)  # the call is over when they are reported too
+        return left
 
     def check_open(self) -> None:
         """Return if something new may still leave.
@@ -345,19 +391,5 @@ class Fanout:
         with self._changed:
             idle = [one for one in self._working.values() if not (one.busy or (one.lasting and one.changed))]
         for worker in idle:
-            self._settle(worker.target, CommandResult(state=TargetState.CANCELLED, reason=worker.how_far), 0.0)
-
-
-def _meaning(error: Exception, worker: Worker) -> tuple[TargetState, str]:
-    """Say what an error makes of its target, and why."""
-    match error:
-        case ConnectError():
-            return TargetState(error.state), str(error)
-        case CallClosedError() if worker.changed:  # a step of it has left, and nobody waits for what it comes to
-            return TargetState.CANCELLED, worker.how_far
-        case RefusedError():
-            return TargetState.SKIPPED, str(error)
-        case OSError(errno=errno.EMFILE | errno.ENFILE) if not worker.sent:
-            return TargetState.UNREACHABLE, "nothing was sent: too many open files here; --parallel takes fewer at once"
-        case _:
-            return TargetState.FAILED, f"internal error: {type(error).__name__}: {error}"
+            result = CommandResult(state=TargetState.CANCELLED, reason=worker.how_far)
+            self._settle(worker.target, *self._made(worker.target, result))

@@ -44,6 +44,7 @@ def check_flags(
     read_only: bool = False,
     sudo: bool | None = None,
     as_user: str | None = None,
+    fresh: bool = False,
     **_others: object,
 ) -> None:
     """Refuse what is wrong about a call of `run` whatever its targets are.
@@ -58,6 +59,8 @@ def check_flags(
         wave_sizes(waves, of=1)
     if durable and read_only:
         raise UsageError("a read-only script cannot be durable", "it can be asked again: leave out one of the two")
+    if fresh and not read_only:
+        raise UsageError("only a read-only script can be fresh", "what changes a target is never done twice unasked")
     if sudo is False and as_user is not None:
         raise UsageError(f"without sudo it cannot run as {as_user!r}", "leave out one of the two")
 
@@ -132,25 +135,28 @@ class Fleet:
         vars: bool = False,  # noqa: A002  the flag's name
         include_failed: bool = False,
         hard_stop: bool = False,
+        idempotent: bool = False,
+        fresh: bool = False,
     ) -> FleetResult:
         """Run a script on every target.
 
         Parameters of the runbook are shell variables in it, `$OPSBOOK_TARGET` is the target's name, `vars=True` adds
         the target's inventory variables, and `env` exports more; a `Secret` is revealed only here and only there. Where
         neither `sudo` nor `as_user` is given, each target's `ansible_become` says. It is ended after `timeout`, or when
-        it says nothing for `idle_timeout`. A `durable` one outlives a lost link and the end of this program.
+        it says nothing for `idle_timeout`. A `durable` one outlives a lost link and the end of this program. Resumed,
+        an `idempotent` script whose end nobody knows is run again, and a `fresh` question is asked again.
 
         Raises:
             UsageError: two of these contradict each other, or an amount cannot be understood.
             FleetError: more targets failed than `max_fail` (a number, or a percentage of this fleet) allows.
         """
-        check_flags(durable=durable, read_only=read_only, sudo=sudo, as_user=as_user)
+        check_flags(durable=durable, read_only=read_only, sudo=sudo, as_user=as_user, fresh=fresh)
         made = Script(text=script, directory=directory, sudo=sudo, as_user=as_user, shell=shell)
         operation = self._operation(
             made, env or {}, timeout=timeout, idle_timeout=idle_timeout, read_only=read_only, vars=vars, durable=durable
         )
         options = self._options(parallel, check=check, include_failed=include_failed, hard_stop=hard_stop)
-        return self._call(operation, options, max_fail)
+        return self._call(operation, replace(options, idempotent=idempotent, fresh=fresh), max_fail)
 
     def _operation(
         self,

@@ -30,8 +30,8 @@ def accept_keys(targets: Sequence[Target], *, options: RunOptions) -> tuple[Show
             if not hop.trusted
         ]
     finally:
+        pool.close()  # first: after Ctrl-C nobody waits for those still connecting
         executor.shutdown(cancel_futures=True)
-        pool.close()
     return (*shown, *hops)
 
 

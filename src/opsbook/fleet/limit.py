@@ -22,6 +22,11 @@ class Limit:
         for name in names:
             self._ahead.pop(name, None)
 
+    @property
+    def ahead(self) -> tuple[Target, ...]:
+        """The targets no call has reached yet."""
+        return tuple(self._ahead.values())
+
     def note(self, name: str) -> None:
         """Count a failed target, once however often it fails."""
         self.failed.add(name)

@@ -17,6 +17,7 @@ import msgspec
 
 from opsbook.errors import ConnectError
 from opsbook.inventory.values import unusable
+from opsbook.model.event import Intent
 from opsbook.model.target import Target, TargetState
 from opsbook.runbook.parameters import is_shell_name
 from opsbook.ssh.result import CommandResult
@@ -46,6 +47,10 @@ class Work(Protocol):
     @property
     def target(self) -> Target:
         """Where this is."""
+
+    @property
+    def earlier(self) -> Intent | None:
+        """What an earlier run sent here and saw no end of: the target knows what came of it."""
 
     def run(
         self,
@@ -166,6 +171,11 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True):
         if refused:
             return CommandResult(state=TargetState.FAILED, reason=f"variable {'; '.join(refused)}; nothing was sent")
         script = self._on(work.target)
+        spool = work.earlier.spool if work.earlier is not None else None
+        if spool is not None:
+            found = work.run_durable(script, timeout_s=self.timeout_s, idle_s=self.idle_s, spool=spool)
+            if found.state is not TargetState.UNREACHABLE:  # else it never started, and from now on it cannot
+                return found
         if self.durable:
             return work.run_durable(script, timeout_s=self.timeout_s, idle_s=self.idle_s)
         return work.run(script, timeout_s=self.timeout_s, changing=not self.read_only, idle_s=self.idle_s)

@@ -11,7 +11,7 @@ from opsbook.errors import RefusedError
 from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.session import Session
 from opsbook.model.event import Event, Intent, TargetEnded
-from opsbook.model.message import RunOptions
+from opsbook.model.message import Recall, Recalled, RunOptions
 from opsbook.model.target import Target
 from opsbook.redaction import Redactor
 from opsbook.secrets.inline import inline_passwords
@@ -49,6 +49,13 @@ class _Listener:
     def intend(self, intent: Intent) -> None:
         """Let nothing leave that changes a target."""
         raise RefusedError(f"nothing is changed on {intent.target} here")
+
+    def lock(self, cell_id: str | None, targets: dict[str, str], *, wait_s: float) -> None:
+        """Nothing is changed, and nothing is locked for it."""
+
+    def recall(self, recall: Recall) -> Recalled:
+        """Nothing is known from before."""
+        return Recalled(ticket=recall.ticket)
 
     def reveal(self, reference: str) -> str:
         """Return a password, masked from then on."""

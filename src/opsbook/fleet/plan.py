@@ -1,16 +1,18 @@
 """Which targets a runbook's `%%on` cells would reach, in which waves, before anything runs.
 
 Each line is read by the parser that reads it in the notebook, and selects in the same fleet. What Python cells choose
-is not guessed at: they are named. Connects to nothing.
+is not guessed at: they are named, and a variable that one of them may set is not known. Connects to nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import re
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from opsbook.errors import OpsbookError
+from opsbook.errors import OpsbookError, UsageError
 from opsbook.fleet.fleet import Fleet
 from opsbook.fleet.limit import Limit
 from opsbook.fleet.magic import read_line, variables_in
@@ -21,6 +23,7 @@ from opsbook.model.plan import Plan, PlannedCell
 from opsbook.model.target import Inventory
 from opsbook.redaction import Secret
 from opsbook.runbook.notebook import Cell, Runbook
+from opsbook.runbook.tags import RAISES_TAG
 from opsbook.secrets.resolve import resolve
 
 
@@ -35,10 +38,7 @@ def plan_targets(
 ) -> Plan:
     """Return what a run with these parameters would ask of which targets."""
     session = Session(inventory=inventory, selected=selected, options=options, channel=None)
-    known = {
-        name: Secret(str(value), resolve) if name in binding.secrets else value
-        for name, value in binding.values.items()
-    }
+    known = _known(runbook, binding)
     cells = [cell for cell in runbook.code_cells if not cell.is_skipped]
     return Plan(
         runbook=runbook.name,
@@ -49,10 +49,69 @@ def plan_targets(
     )
 
 
+def check_lines(runbook: Runbook, binding: Binding) -> None:
+    """Refuse a runbook with an `%%on` line that its cell would fail for, as far as text can tell.
+
+    What a line names in the inventory is left to the cell, and so is a line whose cell is to raise.
+
+    Raises:
+        UsageError: a line cannot be understood.
+    """
+    known = _known(runbook, binding)
+    wrong: list[tuple[Cell, UsageError]] = []
+    for cell in runbook.code_cells:
+        if not cell.fans_out or cell.is_skipped or RAISES_TAG in cell.tags or _open(cell, known):
+            continue
+        try:
+            read_line(cell.line, known)
+        except UsageError as error:
+            wrong.append((cell, error))
+    if wrong:
+        cell, first = wrong[0]
+        more = f"; {len(wrong) - 1} more like it: --list-targets shows them" if len(wrong) > 1 else ""
+        raise UsageError(f'"{cell.label}": {first}{more}', first.hint) from first
+
+
+def _known(runbook: Runbook, binding: Binding) -> dict[str, object]:
+    """Return the parameters that have the same value in every cell."""
+    declaring = runbook.parameters_cell
+    others = [cell for cell in runbook.code_cells if not cell.fans_out and cell != declaring]
+    changed = _names_set(cell.source for cell in others)
+    return {
+        name: Secret(str(value), resolve) if name in binding.secrets else value
+        for name, value in binding.values.items()
+        if name not in changed
+    }
+
+
+def _names_set(sources: Iterable[str]) -> set[str]:
+    """Return the names that code may set; where it is not Python alone, all that it speaks of."""
+    names: set[str] = set()
+    for source in sources:
+        try:
+            nodes = list(ast.walk(ast.parse(source)))
+        except (SyntaxError, ValueError):
+            names.update(re.findall(r"[A-Za-z_]\w*", source))
+        else:
+            names.update(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+            names.update(
+                alias.asname or alias.name
+                for node in nodes
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for alias in node.names
+            )
+    return names
+
+
+def _open(cell: Cell, known: Mapping[str, object]) -> list[str]:
+    """List the variables of a cell's line whose value is not known yet."""
+    return [name for name in variables_in(cell.line) if name not in known]
+
+
 def _planned(cell: Cell, session: Session, known: Mapping[str, object]) -> PlannedCell:
     """Plan one `%%on` cell; what is wrong with its line is said, not raised: the others count too."""
     cell_alone = PlannedCell(id=cell.id, index=cell.index, label=cell.label, line=cell.line, changes=cell.changes)
-    unknown = [name for name in variables_in(cell.line) if name not in known]
+    unknown = _open(cell, known)
     if unknown:
         return replace(cell_alone, open=f"{', '.join(unknown)}: no parameter with a value, so a cell sets it")
     try:

@@ -1,6 +1,7 @@
 """Connections kept for the life of the notebook: one to each target, and one to each jump host on the way.
 
-Each is opened when it is first needed. paramiko is imported here, at the first connection, and not before.
+Each is opened when it is first needed; what is under way when the pool is closed is not kept. paramiko is imported
+here, at the first connection, and not before.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from opsbook.errors import ConnectError
+from opsbook.model.event import HostKeyRecorded
 from opsbook.model.message import RunOptions
-from opsbook.model.target import Target
+from opsbook.model.target import Target, TargetState
 from opsbook.secrets.resolve import resolve
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ CLOSE_S = 2.0
 """Seconds that closing everything may take."""
 CLOSERS = 16
 JUMP_HOST = "jump host "
+ACCEPT_NEW = "accept-new"
+CLOSED = "the connections were closed meanwhile; nothing was sent"
 
 
 class _Door:
@@ -44,16 +48,27 @@ class _Door:
 class Pool:
     """Hands out connections. Safe to share between threads."""
 
-    def __init__(self, options: RunOptions, reveal: Callable[[str], str] = resolve) -> None:
-        """Make an empty pool; `reveal` gives the value a password's reference stands for."""
+    def __init__(
+        self,
+        options: RunOptions,
+        reveal: Callable[[str], str] = resolve,
+        report: Callable[[HostKeyRecorded], None] = lambda _: None,
+    ) -> None:
+        """Make an empty pool.
+
+        `reveal` gives the value a password's reference stands for; `report` hears of every key that was recorded.
+        """
         _allow_descriptors()
         self._options = options
         self._reveal = reveal
+        self._report = report
+        self._reported: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._open: dict[str | Route, Connection] = {}
         self._doors: dict[str | Route, _Door] = {}
         self._routes: dict[str, tuple[Target, Route]] = {}
         self._means: tuple[Dialer, Atlas] | None = None
+        self._closings = 0
 
     def connection(self, target: Target, *, timeout_s: float | None = None) -> tuple[Connection, bool]:
         """Return a live connection to a target, and whether it was opened just now.
@@ -69,6 +84,13 @@ class Pool:
         route = self._route(target)
         most = self._options.connect_timeout_s
         return self._through_door(target.name, route, most if timeout_s is None else min(timeout_s, most))
+
+    def address(self, target: Target) -> str:
+        """Return where a target is, however it is called: `host:port`, and the jump host it is behind."""
+        try:
+            return self._route(target).endpoint
+        except ConnectError:
+            return target.address  # nobody gets there by it
 
     def knock(self, target: Target) -> Connection:
         """Return a connection that knows the target's host key and is not logged in: for the caller to close.
@@ -97,14 +119,23 @@ class Pool:
             del self._open[target.name]
         known.close()
 
-    def close(self) -> None:
-        """Close every connection, those to jump hosts last, in bounded time."""
+    def give_up(self) -> None:
+        """Let nobody who is connecting now log in any more; who connects later may. Returns at once."""
         with self._lock:
-            known, self._open = self._open, {}
             means = self._means
         if means is not None:
-            means[0].close()
+            _close_all(means[0].give_up(), time.monotonic())
+
+    def close(self) -> None:
+        """Close every connection, also those under way, those to jump hosts last, in bounded time."""
+        with self._lock:
+            self._closings += 1
+            known, self._open = self._open, {}
+            means = self._means
         deadline = time.monotonic() + CLOSE_S
+        if means is not None:
+            _close_all(means[0].give_up(), deadline)
+            means[0].close()
         _close_all([made for key, made in known.items() if isinstance(key, str)], deadline)
         _close_all([made for key, made in known.items() if not isinstance(key, str)], deadline)
 
@@ -143,16 +174,39 @@ class Pool:
                 raise ConnectError(door.failure.message, door.failure.state)
             door.failure = None
             via = None if route.via is None else lambda: self._hop(route, seconds)
+            given_up, closings = self._equipped()[0].given_up, self._closings
             try:
                 made = self._equipped()[0].dial(route, timeout_s=seconds, via=via)
             except ConnectError as error:
-                door.failure, door.failed_at = error, time.monotonic()
+                door.failure = error
+                if self._equipped()[0].given_up == given_up:
+                    door.failed_at = time.monotonic()
                 raise
             finally:
                 door.attempts += 1
             with self._lock:
-                self._open[key] = made
-            return made, True
+                kept = self._closings == closings
+                if kept:
+                    self._open[key] = made
+        if not kept:
+            made.close()
+            raise ConnectError(CLOSED, TargetState.UNREACHABLE)
+        self._tell_of_new_key(key if isinstance(key, str) else route.address, route, made)
+        return made, True
+
+    def _tell_of_new_key(self, name: str, route: Route, made: Connection) -> None:
+        """Report a host key that this run has recorded, once for each that shows it."""
+        if made.trusted or self._options.host_keys != ACCEPT_NEW or not route.known_hosts:
+            return
+        with self._lock:
+            told = (name, made.fingerprint) in self._reported
+            self._reported.add((name, made.fingerprint))
+        if not told:
+            self._report(
+                HostKeyRecorded(
+                    target=name, address=route.address, fingerprint=made.fingerprint, file=route.known_hosts[0]
+                )
+            )
 
     def _hop(self, route: Route, seconds: float) -> Connection:
         """Return a live connection to the jump host on a way, shared by all who go through it."""
@@ -172,9 +226,13 @@ def _rests(key: str | Route, door: _Door) -> bool:
     return not isinstance(key, str) and time.monotonic() - door.failed_at < HOP_REST_S
 
 
-def _close_all(connections: Iterable[Connection], deadline: float) -> None:
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+def _close_all(connections: Iterable[_Closable], deadline: float) -> None:
     """Close side by side: one that hangs holds none of the others, nor the caller after the deadline."""
-    waiting: SimpleQueue[Connection] = SimpleQueue()
+    waiting: SimpleQueue[_Closable] = SimpleQueue()
     for connection in connections:
         waiting.put(connection)
 

@@ -19,6 +19,7 @@ SHORT_S = 15.0
 """Seconds a question such as the boot id may take."""
 BACK_OFF_S = (1.0, 1.0, 2.0, 2.0, 5.0)
 """Pauses between attempts to reach a machine that is booting; the last one repeats."""
+_STILL_UP = "it was not rebooted since"
 LOGIN_PAUSE_S, MOST_REFUSALS = 20.0, 3
 """A machine that boots may refuse logins for a while; one that goes on refusing is not asked until an account locks."""
 
@@ -44,6 +45,9 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
     def perform(self, work: Work) -> CommandResult:
         """See `Operation.perform`."""
         deadline = time.monotonic() + self.timeout_s
+        booted = self._done_before(work, deadline)
+        if booted is not None:
+            return booted
         asked = work.run(Script(text=BOOT_ID), timeout_s=SHORT_S, changing=False)
         before = asked.stdout.strip()
         if asked.state is not TargetState.OK or not before:
@@ -53,6 +57,14 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
             return _failed(sent, sent.reason or "the reboot was refused")
         work.disconnect()
         return self._await_boot(work, before, deadline)
+
+    def _done_before(self, work: Work, deadline: float) -> CommandResult | None:
+        """Return how a reboot asked for by an earlier run ended; None when there was none, or it never came to be."""
+        before = work.earlier.boot_id if work.earlier is not None else None
+        if before is None:
+            return None
+        found = self._await_boot(work, before, deadline, going_down=False)
+        return None if found.reason == _STILL_UP else found
 
     def _detached(self) -> Script:
         """Return a script that reboots a second later, so that this one can still say that it was understood."""
@@ -65,10 +77,12 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
         )
         return msgspec.structs.replace(self.script, text=text)
 
-    def _await_boot(self, work: Work, before: str, deadline: float) -> CommandResult:
+    def _await_boot(self, work: Work, before: str, deadline: float, *, going_down: bool = True) -> CommandResult:
+        """Wait for another boot id; unless it is `going_down`, the first answer will do."""
         seen, refusals = "it went down and did not come back", 0
         for attempt in range(1_000_000):
-            if work.pause(LOGIN_PAUSE_S if refusals else BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]):
+            pause = LOGIN_PAUSE_S if refusals else BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
+            if (going_down or attempt) and work.pause(pause):
                 return CommandResult(state=TargetState.CANCELLED, reason="cancelled while it was rebooting")
             left = deadline - time.monotonic()
             if left <= 0:
@@ -86,6 +100,8 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
             now = asked.stdout.strip()
             if asked.state is TargetState.OK and now and now != before:
                 return CommandResult(state=TargetState.OK, exit_code=0, stdout=f"boot id {before} -> {now}\n")
+            if now == before and not going_down:
+                return CommandResult(state=TargetState.FAILED, reason=_STILL_UP)
             seen = "it never went down" if now == before else seen
         reason = f"no new boot id after {self.timeout_s:g} s: {seen}"
         return CommandResult(state=TargetState.TIMED_OUT, reason=reason)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from msgspec.structs import asdict
+
+from opsbook.errors import FleetError
 from opsbook.fleet.table import html_table, text_result, text_table
+from opsbook.model.event import TargetEnded
 from opsbook.model.outcome import ResultGroup, count_alike, count_states, explain, group_ended
 from opsbook.model.target import TargetState
 from opsbook.ssh.result import CommandResult
@@ -30,8 +34,51 @@ class TargetResult(CommandResult, frozen=True, kw_only=True):
         """Why it did not end well, in one line: `exit 100   E: Could not get lock`."""
         return explain(self)
 
+    @property
+    def shown(self) -> TargetResult:
+        """The result as it is shown to people."""
+        return self
+
     def __repr__(self) -> str:
         return text_result(group_ended([self])[0], seconds=self.duration_s)
+
+
+class RecalledResult(TargetResult, frozen=True, kw_only=True):
+    """A result of an earlier run of which the whole text is not there any more; the rest of it is as good as new."""
+
+    why: str
+    """Why the text is not what the target said, for the author."""
+
+    @property  # type: ignore[misc]  # it hides the field: what stands in it is for people, and is not handed out
+    def stdout(self) -> str:
+        """Raise: the text is not what the target said."""
+        raise FleetError(f"{self.target}: {self.why}", "ask again: fresh=True on a read-only call")
+
+    stderr = stdout
+
+    @property
+    def shown(self) -> TargetResult:
+        """The result with the text there is, for people."""
+        kept = asdict(self)
+        del kept["why"]
+        return TargetResult(**kept | {"truncated": True})
+
+    @property
+    def detail(self) -> str:
+        """See `TargetResult.detail`."""
+        return self.shown.detail
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
+
+
+def recalled_result(ended: TargetEnded, source: str) -> TargetResult:
+    """Return a result as an earlier run (`source`; empty for an earlier attempt) saw it (SEMANTICS 22)."""
+    fields = {name: getattr(ended, name) for name in TargetResult.__struct_fields__}
+    if not (ended.truncated or ended.masked):
+        return TargetResult(**fields)
+    what = "holds a secret and was masked" if ended.masked else "was longer than what is kept"
+    return RecalledResult(**fields, why=f"what it said in {source or 'the attempt before'} {what}")
 
 
 class FleetResult:
@@ -71,7 +118,7 @@ class FleetResult:
         Each has `names`, `state`, `detail`, `stdout` and `stderr`, without the white space at their ends; stderr is
         that of its first target.
         """
-        return group_ended(self)
+        return group_ended(one.shown for one in self)
 
     def table(self) -> FleetResult:
         """Return this, which shows itself as a table at the end of a cell."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from opsbook.config import load_settings
 from opsbook.errors import InventoryError, SecretError
@@ -23,6 +26,7 @@ from opsbook.fleet.live import LiveOutput
 from opsbook.fleet.operation import shell_value
 from opsbook.fleet.pool import Pool
 from opsbook.inventory.pattern import select
+from opsbook.locks.folder import LockFolder, lock_folder
 from opsbook.model.event import Event, Intent, TargetOutput
 from opsbook.model.message import CHANNEL_VARIABLE, RunOptions
 from opsbook.model.protocol import Channel
@@ -66,27 +70,38 @@ class Session:
         channel: Channel | None,
         variables: Callable[[], dict[str, str]] = dict,
         parameters: frozenset[str] = frozenset(),
+        locks: LockFolder | None = None,
+        replaying: bool = False,
     ) -> None:
         self._inventory = inventory
         self._selected = None if selected is None else frozenset(selected)
         self.options = options
         self.channel = channel
-        self.pool = Pool(options, self.password)
+        self.pool = Pool(options, self.password, self.report)
         self.variables = variables
         """Gives the script variables: the parameters, as they are now where the extension is loaded."""
         self.parameters = parameters
         """The names of the runbook's parameters, as far as the runner told them."""
         self.cell_id: str | None = None
+        self.attempt = 1
+        """How often the cell was begun in this run."""
+        self.replaying = replaying
+        """Whether this run resumes another one."""
         self.show: Callable[[object], None] = _nowhere
         """Displays a value in the notebook."""
         self.live = LiveOutput()
         """Shows a call while it runs, where no runner does."""
         self.quarantined: set[str] = set()
+        self._quarantined_before: frozenset[str] = frozenset()
+        """Who was when the cell was first begun."""
         self.stopping = False
         self._numbers = itertools.count(1)
         self._lock = threading.Condition()
         self._in_flight: set[InFlight] = set()
         self._passwords: dict[str, _Password] = {}
+        self._locks = locks
+        """Where runs on this machine lock their targets; looked at where there is no runner."""
+        self._locked: set[str] = set()
         if channel is not None:
             channel.on_cancel(self.cancel)
         atexit.register(self.pool.close)
@@ -102,12 +117,22 @@ class Session:
         named = select(self._inventory, "all" if pattern is None else pattern)
         return tuple(target for target in named if self._selected is None or target.name in self._selected)
 
+    def begin_cell(self, cell_id: str | None, attempt: int) -> None:
+        """A cell begins. Another attempt finds the targets as the first one did: what failed in it is to be mended."""
+        self.cell_id, self.attempt, self.stopping = cell_id, attempt, False
+        if attempt == 1:
+            self._quarantined_before = frozenset(self.quarantined)
+        else:
+            self.quarantined = set(self._quarantined_before)
+
     def next_call(self) -> int:
         """Return the number of the next fleet call, from 1."""
         return next(self._numbers)
 
     def report(self, event: Event) -> None:
         """Hand an event to the runner, if there is one; else show what a target says."""
+        if isinstance(event, TargetOutput):
+            event = _carried(event)
         if self.channel is not None:
             self.channel.report(event)
         elif isinstance(event, TargetOutput):
@@ -117,6 +142,30 @@ class Session:
         """Return when a changing command may leave."""
         if self.channel is not None:
             self.channel.intend(intent)
+
+    def lock(self, targets: Iterable[Target]) -> None:
+        """Return when targets are this run's alone, to its end (SEMANTICS 23). Without a runner there is no run.
+
+        Raises:
+            BusyError: another run holds one of them.
+            RefusedError: a run that is over has left one of them in the middle.
+            ChannelError: the runner is gone.
+        """
+        if self.options.checking:
+            return
+        wanted = {target.name: self.pool.address(target) for target in targets if target.name not in self._locked}
+        if self.channel is None:
+            self._warn_of_holders(wanted)
+        elif wanted:
+            self.channel.lock(self.cell_id, wanted, wait_s=self.options.lock_wait_s)
+            self._locked.update(wanted)
+
+    def _warn_of_holders(self, addresses: Mapping[str, str]) -> None:
+        """Say which of these targets a run is changing; whoever works by hand decides."""
+        for name, address in addresses.items():
+            holder = self._locks.look(address) if self._locks is not None else None
+            if holder is not None and self._locks is not None and self._locks.is_held(address):
+                print(f"warning: {name} is held by {holder.sentence}", file=sys.stderr)  # noqa: T201  a notebook's way
 
     def settle(self) -> None:
         """Return when all that was reported is on disk, if there is a runner."""
@@ -168,7 +217,20 @@ class Session:
             calls = list(self._in_flight)
         for call in calls:
             call.cancel(hard=hard)
+        if hard:
+            self.pool.give_up()  # after the calls: those who connect are cancelled by then, not unreachable
         return bool(calls)
+
+
+def _carried(said: TargetOutput) -> TargetOutput:
+    """Return output that JSON can carry: text without surrogate escapes, and the bytes where it has any."""
+    try:
+        if said.text.isascii() or said.text.encode():
+            return said
+    except UnicodeEncodeError:
+        pass
+    raw = said.text.encode("utf-8", "surrogateescape")
+    return replace(said, text=raw.decode("utf-8", "replace"), raw=raw)
 
 
 def _nowhere(_: object) -> None:
@@ -214,6 +276,7 @@ def _from_runner(channel: ChannelClient) -> Session:
         options=welcome.options,
         channel=channel,
         parameters=frozenset(plain),
+        replaying=welcome.replaying,
         variables=lambda: {name: shell_value(value) for name, value in plain.items()},
     )
 
@@ -225,4 +288,5 @@ def _from_settings() -> Session:
     sources = [Path(source) for source in settings.inventory]
     trusted = [Path(script) for script in settings.trusted_scripts]
     inventory = load(sources, trusted=trusted) if sources else None
-    return Session(inventory=inventory, selected=None, options=RunOptions.from_settings(settings), channel=None)
+    options, locks = RunOptions.from_settings(settings), lock_folder(settings.locks.path)
+    return Session(inventory=inventory, selected=None, options=options, channel=None, locks=locks)

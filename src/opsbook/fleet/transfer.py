@@ -2,7 +2,7 @@
 
 A put is whole or not at all, and is left out where the same content is already. Over SFTP it needs the login's own
 rights; for another user, or to give the file to somebody, it is staged where nobody can find it and a script moves it.
-Knows nothing of other targets.
+Whatever ends it, what it made on the way is taken back, or named in the result. Knows nothing of other targets.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import posixpath
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,68 +19,26 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from opsbook.errors import ChannelError, OpsbookError
+from opsbook.errors import ChannelError, ConnectError, OpsbookError
 from opsbook.fleet.content import Content
-from opsbook.fleet.operation import Work, on_target
+from opsbook.fleet.destination import Place, There, read_look
+from opsbook.fleet.operation import Job, Work, on_target
+from opsbook.fleet.worker import CallClosedError
 from opsbook.model.target import Target, TargetState
 from opsbook.ssh.result import CommandResult
 from opsbook.ssh.script import Script
 
 if TYPE_CHECKING:
     from opsbook.ssh.connection import Connection
-    from opsbook.ssh.files import Discard, Get, Put, Stage
+    from opsbook.ssh.files import Get, Put, Stage
 
 STAGING = "/var/tmp"  # noqa: S108  a folder of our own is made in it, under a name nobody can guess
-_LOOK = """\
-set -f
-export LC_ALL=C
-if [ -d "$target" ]; then echo folder
-elif [ -f "$target" ]; then
-  set -- $(ls -ldnL -- "$target"); echo "file $1 $3 $4"
-  set -- $(ls -ldL -- "$target"); echo "$3:$4"
-  if [ "$(($(wc -c < "$target")))" -eq "$size" ]; then
-    { sha256sum || shasum -a 256 || sha256 -q || openssl sha256 -r; } < "$target" 2>/dev/null || :
-  fi
-elif [ -e "$target" ]; then echo other
-else echo nothing
-fi
-"""
-_INSTALL = """\
-set -f
-umask 077
-[ -d "$folder" ] || { echo "there is no folder $folder" >&2; exit 1; }
-within=
-leave() {
-  if [ -n "$within" ]; then rm -f ./new ./whole; cd -P ..; fi
-  rmdir -- "$part" 2>/dev/null || :
-}
-trap 'exit 143' HUP INT TERM
-case $folder in /*) cd -P -- "$folder" ;; *) cd -P -- "./$folder" ;; esac
-trap leave EXIT
-mkdir -m 700 -- "$part"
-cd -P -- "./$part"
-case $(pwd -P) in */"$part") ;; *) echo "$part was exchanged in $folder" >&2; exit 1 ;; esac
-[ -O . ] || { echo "$part was exchanged in $folder" >&2; exit 1; }
-within=yes
-cat < "$staged" > ./new
-[ "$(($(wc -c < ./new)))" -eq "$size" ] || { echo "not all of it arrived" >&2; exit 1; }
-now=
-if [ -e "../$name" ]; then set -- $(ls -ldnL -- "../$name"); now="$1 $3 $4"; fi
-[ "$now" = "$seen" ] || { echo "somebody else changed $target meanwhile" >&2; exit 1; }
-if [ -n "$owner" ]; then chown -- "$owner" ./new
-elif [ -n "$kept" ]; then chown -- "$kept" ./new 2>/dev/null || :
-fi
-chmod -- "$mode" ./new
-if mv -fT -- ./new ./whole 2>/dev/null; then mv -fT -- ./whole "../$name"
-elif [ -d "../$name" ]; then echo "$target is a folder" >&2; exit 1
-else mv -f -- ./new "../$name"
-fi
-"""
-"""Whoever owns the destination's folder can exchange what is in it, so it is written in a folder of our own there.
-
-Nobody else can enter that, so nothing here follows a link of somebody else's. Once inside, `..` is where it was made,
-whatever became of the path: what is at the destination there is looked at again, for its owner and mode to be kept.
-"""
+DISCARD_S, HURRIED_DISCARD_S = 10.0, 2.5
+"""Seconds to remove a file that was not put in its place; and after a cancel, when somebody waits."""
+TAKE_BACK_S = 20.0
+"""Seconds to look after a script that did not come to its end."""
+_KILLED = 128 + 9
+"""What sudo makes of a command that was killed."""
 
 
 class PutFile(Struct, frozen=True, kw_only=True):
@@ -163,21 +122,6 @@ class GetFile(Struct, frozen=True, kw_only=True):
         return result
 
 
-class _There(Struct, frozen=True, kw_only=True):
-    """What is at the destination."""
-
-    kind: str
-    """`file`, `folder`, `other` or `nothing`."""
-    seen: str = ""
-    """Its mode and ids as `ls` writes them."""
-    mode: int = 0
-    ids: str = ""
-    """User and group by number: `0:0`."""
-    names: str = ""
-    sha256: str = ""
-    """Empty where its size is another one."""
-
-
 class _PutOnTarget:
     """One put on one target, under one deadline."""
 
@@ -187,8 +131,12 @@ class _PutOnTarget:
         self._became = became
         self._deadline = time.monotonic() + put.timeout_s
         self._part = posixpath.join(posixpath.dirname(put.remote), f".opsbook-{secrets.token_hex(8)}")
+        self._place = Place(remote=put.remote, part=self._part, became=became)
         self._staging = f"{STAGING}/opsbook-{secrets.token_hex(8)}"
         self._staged = f"{self._staging}/{secrets.token_hex(16)}"
+        self._connection: Connection | None = None
+        """The one that was transferred over."""
+        self._installing = False
 
     @property
     def _left(self) -> float:
@@ -206,9 +154,8 @@ class _PutOnTarget:
             result, job = self._send(skip_same_size=False)
         if job.in_doubt:
             result = self._settled(result)
-        if job.leftover and (self._work.pause(0) or not self._discard(part=self._part)):
-            return _with_leftover(result, self._part)
-        return result
+        left = job.leftover and not self._discard(part=self._part)
+        return _with_leftover(result, [self._part] if left else [])
 
     def through_shell(self) -> CommandResult:
         """Stage it as the login's own, and let a script put it in its place as somebody else."""
@@ -221,22 +168,45 @@ class _PutOnTarget:
         if self._is_same(there):
             return _unchanged()
         jobs: list[Stage] = []
-        gone = True
         try:
             result = self._over_stage(jobs, there)
-        finally:
-            if jobs and jobs[-1].sent:
-                gone = self._discard(part=self._staged, folder=self._staging)
+        except OpsbookError as error:
+            gone = not _is_sent(jobs) or self._discard(part=self._staged, folder=self._staging)
+            if gone or not isinstance(error, ConnectError | CallClosedError):
+                raise
+            state = TargetState(error.state) if isinstance(error, ConnectError) else TargetState.SKIPPED
+            return _with_leftover(CommandResult(state=state, reason=str(error)), [self._staging])
+        left = self._tidy(result) if _is_sent(jobs) else []
         if result.state is TargetState.LOST:
             result = self._settled(result)
-        return result if gone else _with_leftover(result, self._staging)
+        return _with_leftover(result, left)
 
-    def _over_stage(self, jobs: list[Stage], there: _There) -> CommandResult:
+    def _over_stage(self, jobs: list[Stage], there: There) -> CommandResult:
         staged = self._stage(jobs)
         if staged.state is not TargetState.OK:
             return staged
         result = self._work.run(self._install(there), timeout_s=self._left, changing=True)
+        self._installing = True
         return replace(result, stdout=self._said) if result.state is TargetState.OK else result
+
+    def _tidy(self, result: CommandResult) -> list[str]:
+        """Remove what was made on the way, in the order in which nothing new can come; return what may be left."""
+        left = [] if self._discard(part=self._staged, folder=self._staging) else [self._staging]
+        if self._installing and _was_cut_short(result) and not self._take_back():
+            left.append(self._part)
+        return left
+
+    def _take_back(self) -> bool:
+        """Remove what a script that did not come to its end has left; whether nothing is left."""
+        if self._work.pause(0):
+            return False
+        try:
+            asked = self._work.run(self._place.take_back(), timeout_s=TAKE_BACK_S, changing=False)
+        except ChannelError:
+            raise
+        except OpsbookError:
+            return False
+        return asked.state is TargetState.OK
 
     @property
     def _said(self) -> str:
@@ -259,6 +229,7 @@ class _PutOnTarget:
                 skip_same_size=skip_same_size,
                 term=Term(deadline=self._deadline, timeout_s=self._put.timeout_s),
             )
+            self._connection = connection
             jobs.append(job)
             return job
 
@@ -274,18 +245,27 @@ class _PutOnTarget:
             from opsbook.ssh.transfer import Term  # noqa: PLC0415
 
             term = Term(deadline=self._deadline, timeout_s=self._put.timeout_s)
+            self._connection = connection
             jobs.append(Stage(connection, self._put.content.data, part=self._staged, mode=mode, term=term))
             return jobs[-1]
 
         return self._work.do(make, changing=False)
 
     def _discard(self, *, part: str, folder: str | None = None) -> bool:
-        """Remove what a transfer left behind, over a new connection if need be; whether it is gone."""
+        """Remove what a transfer left behind, over a new connection if need be; whether it is gone.
 
-        def make(connection: Connection) -> Discard:
+        After a cancel somebody waits: then it is the link that stands, or none.
+        """
+        hurried = self._work.pause(0)
+        if hurried and not (self._connection is not None and self._connection.alive):
+            return False
+
+        def make(connection: Connection) -> Job:
             from opsbook.ssh.files import Discard  # noqa: PLC0415  paramiko comes with the first connection
 
-            return Discard(connection, part=part, folder=folder)
+            seconds = HURRIED_DISCARD_S if hurried else DISCARD_S
+            job = Discard(connection, part=part, folder=folder, seconds=seconds)
+            return _Once(job) if hurried else job
 
         try:
             return self._work.do(make, changing=False).state is TargetState.OK
@@ -294,22 +274,21 @@ class _PutOnTarget:
         except OpsbookError:
             return False
 
-    def _look(self) -> tuple[CommandResult, _There | None]:
+    def _look(self) -> tuple[CommandResult, There | None]:
         """Ask what is at the destination; None, and how the question ended, where there was no answer."""
-        variables = {"target": self._put.remote, "size": str(len(self._put.content.data))}
-        script = replace(self._became, text=_LOOK, variables=variables)
+        script = self._place.look(size=len(self._put.content.data))
         asked = self._work.run(script, timeout_s=self._left, changing=False)
         if asked.state is TargetState.OK:
-            return asked, _read_look(asked.stdout)
+            return asked, read_look(asked.stdout)
         if asked.state is TargetState.LOST:
             reason = "the link was lost; nothing is changed there"
             return replace(asked, state=TargetState.UNREACHABLE, reason=reason), None
         return asked, None
 
-    def _is_same(self, there: _There) -> bool:
+    def _is_same(self, there: There) -> bool:
         """Whether nothing is left to do."""
         put = self._put
-        owned = put.owner is None or _owns(put.owner, there)
+        owned = put.owner is None or there.is_owned_by(put.owner)
         return there.sha256 == put.content.sha256 and owned and put.mode in {None, there.mode}
 
     def _settled(self, lost: CommandResult) -> CommandResult:
@@ -326,68 +305,50 @@ class _PutOnTarget:
             return CommandResult(state=TargetState.OK, stdout=self._said)
         return lost
 
-    def _install(self, there: _There) -> Script:
+    def _install(self, there: There) -> Script:
         put = self._put
         mode = put.mode if put.mode is not None else there.mode if there.kind == "file" else put.content.mode
-        variables = {
-            "target": put.remote,
-            "folder": posixpath.dirname(put.remote) or ".",
-            "name": posixpath.basename(put.remote),
-            "part": posixpath.basename(self._part),
-            "seen": there.seen,
-            "staged": self._staged,
-            "size": str(len(put.content.data)),
-            "mode": f"{mode:04o}",
-            "owner": put.owner or "",
-            "kept": there.ids,
-        }
-        return replace(self._became, text=_INSTALL, variables=variables)
+        return self._place.install(there, staged=self._staged, size=len(put.content.data), mode=mode, owner=put.owner)
 
 
-def _with_leftover(result: CommandResult, path: str) -> CommandResult:
+class _Once:
+    """A job over the link that stands, without a second try over another one."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def run(self, before_send: Callable[[], None]) -> CommandResult:
+        """See `Job.run`; a link that does not answer is a result."""
+        try:
+            return self._job.run(before_send)
+        except ConnectError as error:
+            return CommandResult(state=TargetState(error.state), reason=str(error))
+
+    def cancel(self) -> None:
+        """See `Job.cancel`."""
+        self._job.cancel()
+
+
+def _is_sent(jobs: Sequence[Stage]) -> bool:
+    """Whether anything was staged."""
+    return bool(jobs) and jobs[-1].sent
+
+
+def _was_cut_short(result: CommandResult) -> bool:
+    """Whether the script may not have come to its own end, where it tidies up."""
+    began = result.state not in {TargetState.OK, TargetState.BECOME, TargetState.UNREACHABLE}
+    return began and result.exit_code in {None, _KILLED}
+
+
+def _with_leftover(result: CommandResult, left: Sequence[str]) -> CommandResult:
     """Say what may be left on the target."""
-    return replace(result, reason="; ".join(filter(None, (result.reason, f"{path} may be left there"))))
+    if not left:
+        return result
+    return replace(result, reason="; ".join(filter(None, (result.reason, f"{' and '.join(left)} may be left there"))))
 
 
 def _unchanged() -> CommandResult:
     return CommandResult(state=TargetState.OK, stdout="unchanged\n")
-
-
-def _read_look(said: str) -> _There:
-    """Read what `_LOOK` prints."""
-    lines = said.splitlines() or ["nothing"]
-    kind, *fields = lines[0].split()
-    if kind != "file" or len(fields) != 3:  # noqa: PLR2004  letters, user, group
-        return _There(kind=kind)
-    return _There(
-        kind=kind,
-        seen=" ".join(fields),
-        mode=_mode_of(fields[0]),
-        ids=f"{fields[1]}:{fields[2]}",
-        names=lines[1] if len(lines) > 1 else "",
-        sha256=lines[2].split()[0] if len(lines) > 2 else "",  # noqa: PLR2004  its line is the third
-    )
-
-
-def _mode_of(letters: str) -> int:
-    """Read the permissions as `ls` writes them.
-
-    >>> oct(_mode_of("-rwsr-x---"))
-    '0o4750'
-    """
-    bits = 0
-    for place, letter in enumerate(letters[1:10]):
-        bits |= (letter not in "-ST") << (8 - place)
-        bits |= (letter in "sStT") << (11 - place // 3)
-    return bits
-
-
-def _owns(owner: str, there: _There) -> bool:
-    """Whether a file belongs to whom chown's word names, by name or by number."""
-    for wanted, id_, name in zip(owner.split(":"), there.ids.split(":"), there.names.split(":"), strict=False):
-        if wanted and wanted not in {id_, name}:
-            return False
-    return True
 
 
 def _digest(*parts: object) -> str:

@@ -6,6 +6,7 @@ targets.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ from opsbook.fleet.durable import forget, see_through
 from opsbook.fleet.operation import Job, Operation, new_marker, new_spool
 from opsbook.fleet.session import Session
 from opsbook.model.event import Intent, TargetOutput
-from opsbook.model.target import Target
+from opsbook.model.target import Target, TargetState
 from opsbook.ssh.result import ChannelRefusedError, CommandResult
 from opsbook.ssh.script import COMMAND_VARIABLE, Script
 from opsbook.ssh.terms import Terms
@@ -58,10 +59,12 @@ class Call(Protocol):
 class Worker:
     """Implements `Work` (see operation)."""
 
-    def __init__(self, call: Call, target: Target) -> None:
+    def __init__(self, call: Call, target: Target, *, earlier: Intent | None = None) -> None:
         self._call = call
         self._session = call.session
         self.target = target
+        self.earlier = earlier
+        """See `Work.earlier`."""
         self._lock = threading.Lock()
         self._cancel_command = _nothing
         self.sent = False
@@ -237,6 +240,21 @@ class Worker:
     def _said(self, stream: str, text: str) -> None:
         output = TargetOutput(call=self._call.number, target=self.target.name, stream=stream, text=text)
         self._session.report(output)
+
+
+def meaning_of(error: Exception, worker: Worker) -> tuple[TargetState, str]:
+    """Say what an error makes of its target, and why."""
+    match error:
+        case ConnectError():
+            return TargetState(error.state), str(error)
+        case CallClosedError() if worker.changed:  # a step of it has left, and nobody waits for what it comes to
+            return TargetState.CANCELLED, worker.how_far
+        case RefusedError():
+            return TargetState.SKIPPED, str(error)
+        case OSError(errno=errno.EMFILE | errno.ENFILE) if not worker.sent:
+            return TargetState.UNREACHABLE, "nothing was sent: too many open files here; --parallel takes fewer at once"
+        case _:
+            return TargetState.FAILED, f"internal error: {type(error).__name__}: {error}"
 
 
 def _nothing() -> None:

@@ -1,7 +1,8 @@
 """Variables in `group_vars` and `host_vars` beside the inventory sources.
 
 Invariant: what is read is what Ansible reads: of `NAME`, `NAME.yml`, `NAME.yaml` and `NAME.json` the first that is
-there, and of a directory everything in it, by name, with a known ending or none. This module knows no precedence.
+there, and of a directory everything in it, by name, with a known ending or none. One that is encrypted as a whole is
+named, and says nothing. This module knows no precedence.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from yaml.nodes import MappingNode
 from opsbook.errors import InventoryError
 from opsbook.inventory.document import read_document
 from opsbook.inventory.draft import Adjacent, Draft
-from opsbook.inventory.files import explain, read_text
+from opsbook.inventory.files import SealedError, explain, read_text
 from opsbook.inventory.place import Place, Variable
 
 ENDINGS = ("", ".yml", ".yaml", ".json")
@@ -36,28 +37,39 @@ def read_adjacent(draft: Draft, *, folders: Iterable[Path]) -> None:
         last.pop(real, None)
         last[real] = folder
     for folder in last.values():
-        groups = _read_folder(folder / "group_vars", draft.groups)
-        hosts = _read_folder(folder / "host_vars", draft.hosts)
-        draft.adjacent.append(Adjacent(groups=groups, hosts=hosts))
+        groups, sealed_groups = _read_folder(folder / "group_vars", draft.groups)
+        hosts, sealed_hosts = _read_folder(folder / "host_vars", draft.hosts)
+        draft.adjacent.append(
+            Adjacent(groups=groups, hosts=hosts, sealed_groups=sealed_groups, sealed_hosts=sealed_hosts)
+        )
 
 
-def _read_folder(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Variable]]:
-    """Return the variables of every name that has some in a folder; listing it once spares asking for each host."""
+def _read_folder(
+    folder: Path, names: Iterable[str]
+) -> tuple[dict[str, dict[str, Variable]], dict[str, tuple[str, ...]]]:
+    """Return the variables of every name that has some in a folder, and the files of them that are encrypted.
+
+    Listing it once spares asking for each host.
+    """
     try:
         present = set(os.listdir(folder))  # noqa: PTH208  names alone are looked up
     except FileNotFoundError:
-        return {}
+        return {}, {}
     except OSError as error:
         raise InventoryError(f"{folder}: the directory cannot be read: {explain(error)}") from error
     found: dict[str, dict[str, Variable]] = {}
+    sealed: dict[str, tuple[str, ...]] = {}
     for name in names:
         entry = next((name + ending for ending in ENDINGS if name + ending in present), None)
         if entry is not None:
             variables: dict[str, Variable] = {}
             for file in _list_files(folder / entry, depth=1):
-                variables |= _read_file(file)
+                try:
+                    variables |= _read_file(file)
+                except SealedError:
+                    sealed[name] = (*sealed.get(name, ()), str(file))
             found[name] = variables
-    return found
+    return found, sealed
 
 
 def _list_files(path: Path, *, depth: int) -> Iterator[Path]:

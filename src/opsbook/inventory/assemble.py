@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from opsbook.inventory.connection import build_target
 from opsbook.inventory.draft import ALL, UNGROUPED, Draft
 from opsbook.inventory.place import Variable
@@ -43,8 +45,19 @@ def assemble(draft: Draft, *, sources: Iterable[Path]) -> Inventory:
         variables = shared[order] | own
         for adjacent in draft.adjacent:
             variables |= adjacent.hosts.get(host, {})
-        targets.append(build_target(host, variables, groups=groups, ssh_config=draft.ssh_configs.get(host)))
+        made = build_target(host, variables, groups=groups, ssh_config=draft.ssh_configs.get(host))
+        targets.append(replace(made, sealed=_sealed(draft, host, order)))
     return Inventory(targets=tuple(targets), groups=members, sources=tuple(str(path) for path in sources))
+
+
+def _sealed(draft: Draft, host: str, order: Iterable[str]) -> tuple[str, ...]:
+    """Return the encrypted files that may set a host's variables."""
+    files: list[str] = []
+    for adjacent in draft.adjacent:
+        if adjacent.sealed_groups or adjacent.sealed_hosts:
+            files += [file for group in order for file in adjacent.sealed_groups.get(group, ())]
+            files += adjacent.sealed_hosts.get(host, ())
+    return tuple(files)
 
 
 def _complete(draft: Draft) -> None:

@@ -36,6 +36,9 @@ class Adjacent(Struct, frozen=True, kw_only=True):
 
     groups: dict[str, dict[str, Variable]] = {}
     hosts: dict[str, dict[str, Variable]] = {}
+    sealed_groups: dict[str, tuple[str, ...]] = {}
+    """The files of them that are encrypted as a whole."""
+    sealed_hosts: dict[str, tuple[str, ...]] = {}
 
 
 class Draft:

@@ -15,11 +15,15 @@ from opsbook.inventory.values import VAULT
 MAX_BYTES = 16 * 1024 * 1024
 
 
+class SealedError(InventoryError):
+    """A file is encrypted as a whole."""
+
+
 def read_text(path: Path) -> str:
     """Return a file's text.
 
     Raises:
-        InventoryError: it cannot be read, is too large, encrypted or not UTF-8.
+        InventoryError: it cannot be read, is too large or not UTF-8; a `SealedError` when it is encrypted.
     """
     data = _read_bytes(path)
     try:
@@ -28,7 +32,7 @@ def read_text(path: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise InventoryError(f"{path}:{line}: the file is not UTF-8 text", "save it as UTF-8") from error
     if text.startswith(VAULT):
-        raise InventoryError(
+        raise SealedError(
             f"{path}: the file is encrypted by ansible-vault, so that nobody can tell what it sets",
             "decrypt it, encrypt its values one by one (!vault), or keep secrets elsewhere",
         )

@@ -27,10 +27,13 @@ class RunStarted(Struct, frozen=True, kw_only=True, tag="run_started"):
     pattern: str | None = None
     selected: tuple[str, ...] = ()
     cells: tuple[CellRecord, ...] = ()
+    resumed_from: str | None = None
+    """The run this one goes on with."""
 
 
 class CellStarted(Struct, frozen=True, kw_only=True, tag="cell_started"):
     cell_id: str
+    attempt: int = 1
 
 
 class CellEnded(Struct, frozen=True, kw_only=True, tag="cell_ended"):
@@ -38,6 +41,13 @@ class CellEnded(Struct, frozen=True, kw_only=True, tag="cell_ended"):
     state: CellState
     duration_s: float = 0.0
     error: CellError | None = None
+    attempt: int = 1
+    reason: str = ""
+    """Why it was left out, where somebody wanted it so."""
+    output_cut: int = 0
+    """Characters of its output over the cap, which nothing keeps."""
+    output_lost: int = 0
+    """Outputs the kernel handed over that never arrived."""
 
 
 class CellOutput(Struct, frozen=True, kw_only=True, tag="cell_output"):
@@ -79,6 +89,8 @@ class CallStarted(Struct, frozen=True, kw_only=True, tag="call_started"):
     wave: int | None = None
     waves: int | None = None
     """This call is wave number `wave` (from 1) of `waves`."""
+    line: int = 0
+    """Which line of a cell's code made the call, from 1; 0 where that is not known."""
 
 
 class Intent(Struct, frozen=True, kw_only=True, tag="intent"):
@@ -103,6 +115,8 @@ class TargetOutput(Struct, frozen=True, kw_only=True, tag="target_output"):
     target: str
     stream: str
     text: str
+    raw: bytes = b""
+    """The bytes themselves, where they are not UTF-8; empty where `text` is all there is to know."""
 
 
 class TargetEnded(Struct, frozen=True, kw_only=True, tag="target_ended"):
@@ -123,6 +137,37 @@ class TargetEnded(Struct, frozen=True, kw_only=True, tag="target_ended"):
     truncated: bool = False
     read_only: bool = False
     counted: bool = True
+    masked: bool = False
+    """Whether the redactor changed what was said: it is not what the target said, letter by letter."""
+    replayed: bool = False
+    """Whether nothing was sent, because an earlier run, or attempt, has this result already."""
+
+
+class HostKeyRecorded(Struct, frozen=True, kw_only=True, tag="host_key_recorded"):
+    """The key of a host nobody had seen before was taken for its own (`accept-new`): somebody should compare it."""
+
+    target: str
+    """The target's name, or a jump host's address."""
+    address: str
+    fingerprint: str
+    file: str
+    """The known_hosts file it was recorded in."""
+
+
+class LockAwaited(Struct, frozen=True, kw_only=True, tag="lock_awaited"):
+    """Something cannot begin before somebody else lets go of a lock."""
+
+    cell_id: str | None
+    targets: tuple[str, ...] = ()
+    holder: str
+    """What is held, and by whom, in a sentence."""
+
+
+class MarksCleared(Struct, frozen=True, kw_only=True, tag="marks_cleared"):
+    """What a run had left in the middle was acknowledged: its targets may be changed again."""
+
+    run_id: str
+    targets: tuple[str, ...]
 
 
 class CallEnded(Struct, frozen=True, kw_only=True, tag="call_ended"):
@@ -133,15 +178,47 @@ class CallEnded(Struct, frozen=True, kw_only=True, tag="call_ended"):
     error: str = ""
 
 
+class OnceBegun(Struct, frozen=True, kw_only=True, tag="once_begun"):
+    """A function that is not to be called again is about to be called: on disk before it is."""
+
+    cell_id: str | None
+    name: str
+    digest: str
+    """sha256 of the name: what finds it again."""
+
+
+class OnceEnded(Struct, frozen=True, kw_only=True, tag="once_ended"):
+    """It has returned, or raised."""
+
+    cell_id: str | None
+    name: str
+    digest: str
+    value: JsonValue = None
+    error: str = ""
+    """What it raised; then it may be called again."""
+    masked: bool = False
+    """Whether the redactor changed the value."""
+    replayed: bool = False
+
+
+class ReplayBlocked(Struct, frozen=True, kw_only=True, tag="replay_blocked"):
+    """A resumed run cannot go on from here (SEMANTICS 18, 19): nothing of the call was sent."""
+
+    cell_id: str | None
+    exit_code: int
+    reason: str
+
+
 class MetricRecorded(Struct, frozen=True, kw_only=True, tag="metric_recorded"):
     name: str
     value: JsonValue
 
 
 class StopRequested(Struct, frozen=True, kw_only=True, tag="stop_requested"):
-    """A signal asked the run to stop."""
+    """The run is to stop."""
 
     signal: str
+    """The signal that asked for it, or `timeout` where the run's time is over."""
 
 
 class RunEnded(Struct, frozen=True, kw_only=True, tag="run_ended"):
@@ -161,7 +238,13 @@ Event: TypeAlias = (
     | Intent
     | TargetOutput
     | TargetEnded
+    | HostKeyRecorded
+    | LockAwaited
+    | MarksCleared
     | CallEnded
+    | OnceBegun
+    | OnceEnded
+    | ReplayBlocked
     | MetricRecorded
     | StopRequested
     | RunEnded

@@ -12,12 +12,15 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from opsbook.config import Settings
+from opsbook.errors import ExitCode
 from opsbook.model.amount import parse_duration, parse_share
-from opsbook.model.event import Event, Intent
+from opsbook.model.event import Event, Intent, OnceEnded, TargetEnded
 from opsbook.model.target import Inventory, JsonValue
 
 CHANNEL_VARIABLE = "OPSBOOK_CHANNEL"
 """The environment variable that tells a kernel which descriptor its runner listens on."""
+ATTEMPT_KEY = "attempt"
+"""Where in its request to run a cell our runner says, beside the cell's id, which attempt this is, from 1."""
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
@@ -40,6 +43,8 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     command_timeout_s: float = 1800.0
     idle_timeout_s: float | None = None
     """Seconds a command may say nothing; None for any time."""
+    lock_wait_s: float = 0.0
+    """Seconds to wait for a lock somebody else holds."""
     checking: bool = False
     """Whether this is a dry run: nothing leaves that is not marked read-only (SEMANTICS 24)."""
 
@@ -93,6 +98,41 @@ class IntentRequest(Struct, frozen=True, kw_only=True, tag="intent_request"):
     intent: Intent
 
 
+class Recall(Struct, frozen=True, kw_only=True, tag="recall"):
+    """What is known of a call from before, asked once and before anything of it is sent; answered by `Recalled`."""
+
+    ticket: int = 0
+    cell_id: str | None
+    attempt: int = 1
+    """How often the cell was begun in this run."""
+    line: int = 0
+    """See `CallStarted.line`."""
+    kind: str
+    text: str
+    read_only: bool = False
+    fresh: bool = False
+    """Whether a read-only call wants no answer from before."""
+    idempotent: bool = False
+    """Whether doing it twice is as good as once."""
+    digests: dict[str, str]
+    """What identifies the call, by target."""
+
+
+class LockRequest(Struct, frozen=True, kw_only=True, tag="lock_request"):
+    """A changing call wants targets for itself; answered by `Ack` when they are this run's, or by `Refusal`."""
+
+    ticket: int
+    cell_id: str | None
+    targets: dict[str, str]
+    """Each target's name and address: two names of one address are one lock."""
+
+
+class LockGivenUp(Struct, frozen=True, kw_only=True, tag="lock_given_up"):
+    """Nobody waits any more for the locks asked for with this ticket. No answer."""
+
+    ticket: int
+
+
 class CellDone(Struct, frozen=True, kw_only=True, tag="cell_done"):
     """A cell's code has returned; answered by `Ack` when all it reported is recorded."""
 
@@ -135,6 +175,24 @@ class Welcome(Struct, frozen=True, kw_only=True, tag="welcome"):
     parameters: dict[str, JsonValue] = {}
     secrets: tuple[str, ...] = ()
     options: RunOptions = RunOptions()
+    replaying: bool = False
+    """Whether the run resumes another one, so that each call has to ask first what is known of it."""
+
+
+class Recalled(Struct, frozen=True, kw_only=True, tag="recalled"):
+    """What is known: to the targets that are not named here the call is sent."""
+
+    ticket: int
+    source: str = ""
+    """The run that is resumed; empty where an earlier attempt of the same cell is meant."""
+    answers: dict[str, TargetEnded] = {}
+    """How it ended, where that is known and is to be taken over."""
+    pending: dict[str, Intent] = {}
+    """What was sent and whose end only the target knows: it is asked before anything is sent again."""
+    once: OnceEnded | None = None
+    blocked: str = ""
+    """Why the run cannot go on: nothing of the call may be sent."""
+    hint: str = ""
 
 
 class Ack(Struct, frozen=True, kw_only=True, tag="ack"):
@@ -146,6 +204,8 @@ class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
 
     ticket: int
     reason: str
+    code: ExitCode = ExitCode.REFUSED
+    """What the run would end with for it, had it changed nothing yet."""
 
 
 class SecretValue(Struct, frozen=True, kw_only=True, tag="secret_value"):
@@ -159,5 +219,7 @@ class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
     hard: bool
 
 
-FromKernel: TypeAlias = Hello | Report | IntentRequest | CellDone | Settle | SecretRequest | Cancelling
-ToKernel: TypeAlias = Welcome | Ack | Refusal | SecretValue | Cancel
+FromKernel: TypeAlias = (
+    Hello | Report | IntentRequest | Recall | LockRequest | LockGivenUp | CellDone | Settle | SecretRequest | Cancelling
+)
+ToKernel: TypeAlias = Welcome | Recalled | Ack | Refusal | SecretValue | Cancel

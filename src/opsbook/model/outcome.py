@@ -18,8 +18,11 @@ from opsbook.model.target import TargetState
 
 _LAST_WORDS = 64 * 1024
 """Characters of stderr in which a target's last words are looked for."""
-_LONGEST_REASON = 500
+LONGEST_REASON = 500
 """Characters of a reason that go into a record or a table: a target's last words may be a book."""
+
+
+_CLEANUP = {"always", "on-failure"}
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -36,6 +39,10 @@ class Ending(Struct, frozen=True, kw_only=True):
     """Why the kernel is gone, when it went by itself."""
     refused: str = ""
     """What a gate said."""
+    busy: str = ""
+    """Who holds what it would have changed; it has changed nothing."""
+    unknown: str = ""
+    """What was sent in an earlier run and nobody knows the end of, so that this one could not go on."""
     limit_passed: str = ""
     """What a fleet call raised when its limit was passed."""
 
@@ -62,20 +69,28 @@ def outcome(
             exit_code=ExitCode.SIGNAL + ending.signal,
             reason=f"stopped by {name}",
         )
-    timed_out = (cell for cell in cells if cell.state is CellState.TIMED_OUT and "always" not in cell.tags)
-    overdue = next((cell.label for cell in timed_out), "")
+    overdue = _overdue(cells)
     ends = (
         (ending.timed_out, RunState.TIMED_OUT, ExitCode.TIMED_OUT, "the run timed out"),
         (overdue, RunState.TIMED_OUT, ExitCode.TIMED_OUT, f'cell "{overdue}" did not end in time'),
         (ending.not_started, RunState.FAILED, ExitCode.USAGE, ending.not_started),
         (ending.internal, RunState.FAILED, ExitCode.INTERNAL, ending.internal),
         (ending.archive, RunState.FAILED, ExitCode.ARCHIVE, ending.archive),
+        (ending.unknown, RunState.LOST, ExitCode.UNKNOWN, ending.unknown),
         (ending.refused, RunState.REFUSED, ExitCode.REFUSED, ending.refused),
+        (ending.busy, RunState.REFUSED, ExitCode.BUSY, ending.busy),
     )
     for holds, status, code, reason in ends:
         if holds:
             return Outcome(status=status, exit_code=code, reason=reason)
     return _judge(cells, targets, ending)
+
+
+def _overdue(cells: Sequence[CellRecord]) -> str:
+    """Return the label of the cell that timed out; a clean-up that did says nothing of how the run had ended before."""
+    broken = [cell for cell in cells if cell.state not in {CellState.OK, CellState.SKIPPED, CellState.NOT_RUN}]
+    decisive = [cell for cell in broken if not _CLEANUP & set(cell.tags)] or broken
+    return next((cell.label for cell in decisive if cell.state is CellState.TIMED_OUT), "")
 
 
 def _judge(cells: Sequence[CellRecord], targets: Mapping[str, TargetOutcome], ending: Ending) -> Outcome:
@@ -274,7 +289,7 @@ def telling_line(state: TargetState, reason: str, stderr: str) -> str:
     if not reason and state is TargetState.FAILED:
         lines = stderr[-_LAST_WORDS:].rstrip().splitlines()
         line = lines[-1].strip() if lines else ""
-    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 
 def count_states(states: Iterable[TargetState], *, running: int = 0, waiting: int = 0) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from opsbook.model.event import Entry, Event, Intent
+from opsbook.model.message import Recall, Recalled
 
 
 class Observer(Protocol):
@@ -34,6 +35,22 @@ class Channel(Protocol):
         Raises:
             ChannelError: the runner is gone, or did not answer within the deadline.
             RefusedError: the runner does not want this command sent.
+        """
+
+    def recall(self, recall: Recall) -> Recalled:
+        """Return what is known of a call from an earlier run, or attempt.
+
+        Raises:
+            ChannelError: the runner is gone, or did not answer within the deadline.
+        """
+
+    def lock(self, cell_id: str | None, targets: dict[str, str], *, wait_s: float) -> None:
+        """Return when targets, given with their addresses, are this run's alone; waits so long for others to let go.
+
+        Raises:
+            ChannelError: the runner is gone, or did not answer within the deadline.
+            BusyError: somebody else holds one of them.
+            RefusedError: a run that is over has left one of them in the middle.
         """
 
     def reveal(self, reference: str) -> str:

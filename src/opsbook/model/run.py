@@ -71,7 +71,16 @@ class CellRecord(Struct, frozen=True, kw_only=True):
     state: CellState = CellState.NOT_RUN
     started_at: datetime | None = None
     duration_s: float | None = None
+    attempts: int = 0
+    """How many times it was started."""
     error: CellError | None = None
+    """What it raised at last, also where it is allowed to."""
+    reason: str = ""
+    """Why it was left out, where somebody wanted it so."""
+    output_cut: int = 0
+    """Characters of its output over the cap, which neither the executed copy nor the journal keeps."""
+    output_lost: int = 0
+    """Outputs the kernel handed over that never arrived."""
     targets: dict[str, TargetState] = {}
     """How its fleet calls ended, by target: the gravest state of those that count."""
 
@@ -93,6 +102,8 @@ class RunTargets(Struct, frozen=True, kw_only=True):
 
     pattern: str | None = None
     selected: tuple[str, ...] = ()
+    addresses: dict[str, str] = {}
+    """`host:port` of each selected target, as the inventory said at the claim."""
     results: dict[str, TargetOutcome] = {}
 
 
@@ -132,6 +143,44 @@ class Check(Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class CellSelection(Struct, frozen=True, kw_only=True):
+    """Which part of a runbook a run is to execute; nothing named is all of it."""
+
+    sections: tuple[str, ...] = ()
+    """Headings: everything under one, to the next of its level or above."""
+    only_tags: tuple[str, ...] = ()
+    skip_tags: tuple[str, ...] = ()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether anything is left out."""
+        return bool(self.sections or self.only_tags or self.skip_tags)
+
+
+class TimeLimits(Struct, frozen=True, kw_only=True):
+    """How long things may take, in seconds; None for any time."""
+
+    run_s: float | None = None
+    cell_s: float | None = None
+    """For each cell whose own tag does not say."""
+    always_s: float = 60.0
+    """For each `always` or `on-failure` cell that runs after a failure or a stop."""
+
+
+class RunShape(Struct, frozen=True, kw_only=True):
+    """What shaped a run besides its runbook, its parameters and its targets: a resumed run takes it over."""
+
+    folder: str = ""
+    """Where the runbook lies, and its cells work."""
+    inventory: tuple[str, ...] = ()
+    """The inventory's sources."""
+    max_fail: str = "0"
+    parallel: int = 64
+    host_keys: str = "strict"
+    command_timeout_s: float = 1800.0
+    idle_timeout_s: float | None = None
+
+
 class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
     """`run.json`: written at the claim as running, replaced as a whole when the run has ended."""
 
@@ -145,6 +194,10 @@ class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "sc
     secrets: tuple[str, ...] = ()
     targets: RunTargets = RunTargets()
     cells: tuple[CellRecord, ...] = ()
+    selection: CellSelection = CellSelection()
+    limits: TimeLimits = TimeLimits()
+    shape: RunShape | None = None
+    """None in the record of an older opsbook."""
     metrics: dict[str, JsonValue] = {}
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
@@ -160,3 +213,12 @@ class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "sc
     argv: tuple[str, ...] = ()
     parent: str | None = None
     resumed_from: str | None = None
+
+    @property
+    def short_of(self) -> str:
+        """What keeps a run that went well from being a success of its runbook; empty when nothing does."""
+        part = "part of the runbook" if self.selection.is_part else ""
+        return ", ".join(filter(None, ["dry run" if self.checking else "", part]))
+
+    claim: str | None = None
+    """The id the caller gave this run (`--run-id`)."""

@@ -104,6 +104,8 @@ class Target(Struct, frozen=True, kw_only=True):
     become: Become = Become()
     groups: tuple[str, ...] = ()
     vars: dict[str, JsonValue] = {}
+    sealed: tuple[str, ...] = ()
+    """Files of its variables that ansible-vault encrypted as a whole: nobody can tell what they set."""
 
     @property
     def address(self) -> str:

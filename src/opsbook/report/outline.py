@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from opsbook.model.visible import one_line
-from opsbook.runbook.notebook import PARAMETERS_TAG, Cell
+from opsbook.runbook.notebook import Cell
+from opsbook.runbook.tags import PARAMETERS_TAG
 
 _ASIDE = ("always", "on-failure")
 
@@ -33,7 +34,7 @@ def _step(label: str, cells: Sequence[Cell]) -> str:
         "confirm" if any("confirm" in cell.tags for cell in cells) else "",
         "%%on" if fans_out else "",
         "changes" if changes else "read-only" if fans_out else "",
-        "skipped" if all(cell.frozen or "skip" in cell.tags for cell in cells) else "",
+        "skipped" if all(cell.is_skipped for cell in cells) else "",
     ]
     said = ", ".join(word for word in words if word)
     return one_line(f"{label} ({said})" if said else label)

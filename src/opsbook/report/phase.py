@@ -63,7 +63,7 @@ class Phase(Struct, frozen=True, kw_only=True):
     targets: tuple[TargetState, ...] = ()
     """How the targets ended in the last of its cells that did not go well for all of them."""
     note: str = ""
-    """What else there is to say: how many cells, or what became of the targets."""
+    """What else there is to say: how many cells and attempts, or what became of the targets."""
 
 
 def fold_phases(cells: Iterable[CellRecord]) -> tuple[Phase, ...]:
@@ -95,6 +95,8 @@ def _troubled(cell: CellRecord) -> bool:
 
 
 def _phase(label: str, cells: Sequence[CellRecord]) -> Phase:
+    attempts = max(cell.attempts for cell in cells)
+    notes = (f"{len(cells)} cells" if len(cells) > 1 else "", f"{attempts} attempts" if attempts > 1 else "")
     times = [cell.duration_s for cell in cells if cell.duration_s is not None]
     return Phase(
         label=label,
@@ -102,5 +104,5 @@ def _phase(label: str, cells: Sequence[CellRecord]) -> Phase:
         cell_ids=tuple(cell.id for cell in cells),
         duration_s=sum(times) if times else None,
         targets=next((tuple(cell.targets.values()) for cell in reversed(cells) if _troubled(cell)), ()),
-        note=f"{len(cells)} cells" if len(cells) > 1 else "",
+        note=" · ".join(filter(None, notes)),
     )

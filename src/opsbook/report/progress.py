@@ -18,6 +18,8 @@ from opsbook.model.event import (
     Entry,
     Event,
     GateAnswered,
+    LockAwaited,
+    MarksCleared,
     RunEnded,
     RunStarted,
     StopRequested,
@@ -65,7 +67,7 @@ class PlainProgress:
             case RunStarted():
                 lines = [_run_line(event)]
             case CellStarted():
-                lines = [f"{self._cell(event.cell_id)} starts"]
+                lines = [f"{self._cell(event.cell_id)} starts{_again(event)}"]
             case CellEnded():
                 lines = [f"{self._cell(event.cell_id)} {_cell_end(event)}"]
             case GateAnswered():
@@ -77,6 +79,11 @@ class PlainProgress:
                 lines = [_target_line(event)]
             case CallEnded():
                 lines = _skipped_lines(self._progress.calls.get(event.call))
+            case LockAwaited():
+                lines = [f"waiting: {one_line(event.holder)}"]
+            case MarksCleared():
+                left = one_line(name_ranges(event.targets)) or "nothing"
+                lines = [f"acknowledged: {left} left in the middle by run {one_line(event.run_id)}"]
             case StopRequested():
                 lines = [f"stopping: {one_line(event.signal)}"]
             case RunEnded():
@@ -91,15 +98,21 @@ class PlainProgress:
 def _run_line(event: RunStarted) -> str:
     values = " ".join(f"{name}={one_line(show_value(value))}" for name, value in event.parameters.items())
     name = PurePath(event.runbook).name or event.title
-    parts = [f"run {one_line(event.run_id)}", one_line(name), values, _targets(len(event.selected))]
+    before = f"goes on with {one_line(event.resumed_from)}" if event.resumed_from else ""
+    parts = [f"run {one_line(event.run_id)}", one_line(name), values, _targets(len(event.selected)), before]
     return "  ".join(part for part in parts if part)
+
+
+def _again(event: CellStarted) -> str:
+    return f" again (attempt {event.attempt})" if event.attempt > 1 else ""
 
 
 def _cell_end(event: CellEnded) -> str:
     if event.state is CellState.OK:
-        return f"ok {format_seconds(event.duration_s)}"
+        raised = f", raised {one_line(event.error.name)}" if event.error is not None else ""
+        return f"ok {format_seconds(event.duration_s)}{raised}"
     if event.error is None:
-        return words(event.state)
+        return words(event.state) + (f": {one_line(event.reason)}" if event.reason else "")
     text = one_line(event.error.text.strip().partition("\n")[0])
     name = "" if event.error.name == "FleetError" else one_line(event.error.name)
     return f"{words(event.state)}: {': '.join(part for part in (name, text) if part)}"
@@ -112,6 +125,7 @@ def _call_line(cell: str, event: CallStarted) -> str:
 
 def _target_line(event: TargetEnded) -> str:
     aside = "" if event.counted else " (not counted)"
+    aside += " (answered from before)" if event.replayed else ""
     head = f"target {one_line(event.target)} {words(event.state)}{aside}"
     if event.state is TargetState.OK:
         return f"{head} {format_seconds(event.duration_s)}"

@@ -47,7 +47,7 @@ def screen(progress: Progress, *, now: datetime, width: int, height: int) -> lis
 def _head(progress: Progress, *, now: datetime, width: int) -> list[Text]:
     run = progress.run
     if run is None:
-        return [Text("starting", "dim")]
+        return [Text(_waiting(progress) or "starting", "dim")]
     match = _RUN_ID.fullmatch(run.run_id)
     name, title = one_line(match[1]) if match else "", one_line(run.title)
     count = f"{len(run.selected)} target{'' if len(run.selected) == 1 else 's'}" if run.selected else ""
@@ -60,7 +60,14 @@ def _head(progress: Progress, *, now: datetime, width: int) -> list[Text]:
     if progress.stopping:
         again = ", again to end what runs" if progress.stopping == "SIGINT" else ""
         second.append(f"   stopping: {one_line(progress.stopping)}{again}", "bold yellow")
+    elif progress.awaiting:
+        second.append(f"   {_waiting(progress)}", "yellow")
     return [Text.assemble((left, "bold"), right), second, Text()]
+
+
+def _waiting(progress: Progress) -> str:
+    """Say whom the run waits for, if it does."""
+    return f"waiting: {one_line(progress.awaiting)}" if progress.awaiting else ""
 
 
 def _steps(progress: Progress, *, now: datetime, width: int) -> tuple[list[Text], int]:

@@ -20,6 +20,7 @@ from opsbook.model.event import (
     CellStarted,
     Entry,
     Intent,
+    LockAwaited,
     RunEnded,
     RunStarted,
     StopRequested,
@@ -36,6 +37,8 @@ TAIL_LINES = 8
 """How many lines of target output are kept."""
 _LONGEST_LINE = 2000
 _MOST_WAVES = 64
+_GOES_ON = (RunStarted, CellStarted, CellEnded, CallStarted, StopRequested, RunEnded)
+"""Events that end a wait for a lock."""
 
 
 class EndedTarget(Struct, frozen=True, kw_only=True):
@@ -80,6 +83,8 @@ class Progress:
         self.ended: RunEnded | None = None
         self.stopping = ""
         """The signal that asked the run to stop."""
+        self.awaiting = ""
+        """Which lock this run waits for, and who holds it."""
         self.cells: dict[str, CellRecord] = {}
         self.current: str | None = None
         """The id of the cell that runs."""
@@ -95,6 +100,8 @@ class Progress:
 
     def apply(self, entry: Entry) -> None:
         """Take one more entry in."""
+        if isinstance(entry.event, _GOES_ON):
+            self.awaiting = ""
         match entry.event:
             case RunStarted() as event:
                 self.run, self.started_at = event, entry.at
@@ -112,6 +119,8 @@ class Progress:
                     self._apply_call(event, call, at=entry.at)
             case StopRequested() as event:
                 self.stopping = event.signal
+            case LockAwaited() as event:
+                self.awaiting = event.holder
             case RunEnded() as event:
                 self.ended = event
 
@@ -156,7 +165,8 @@ class Progress:
         if isinstance(event, CellStarted):
             self.current, self.failed, self.plan = event.cell_id, {}, None
             self.calls = {number: call for number, call in self.calls.items() if not call.is_over}
-            cell = msgspec.structs.replace(known, state=CellState.RUNNING, started_at=at, duration_s=None, error=None)
+            fresh = msgspec.structs.replace(known, started_at=at, duration_s=None, error=None)
+            cell = msgspec.structs.replace(fresh, state=CellState.RUNNING, attempts=event.attempt)
         else:
             self.current = None if self.current == event.cell_id else self.current
             cell = msgspec.structs.replace(known, state=event.state, duration_s=event.duration_s, error=event.error)

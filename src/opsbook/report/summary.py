@@ -108,8 +108,8 @@ def runbook_name(record: RunRecord) -> str:
 
 
 def status_words(record: RunRecord) -> str:
-    """Say a run's state; a dry run is no success of its runbook, and never reads like one."""
-    return f"{words(record.status)} (dry run)" if record.checking else words(record.status)
+    """Say a run's state; a dry run, and one of a part, is no success of its runbook, and never reads like one."""
+    return f"{words(record.status)} ({record.short_of})" if record.short_of else words(record.status)
 
 
 def count_ok(results: Mapping[str, TargetOutcome], *, between: str) -> str:
@@ -128,7 +128,7 @@ def _headline(record: RunRecord) -> str:
         RunState.RUNNING: f"is running since {format_stamp(record.started_at)}",
         RunState.UNKNOWN: "ended in a way this opsbook does not know",
     }.get(record.status, words(record.status))
-    verb = f"{verb} (dry run)" if record.checking else verb
+    verb = f"{verb} ({record.short_of})" if record.short_of else verb
     counted = "" if record.checking else count_ok(record.targets.results, between=" of ")
     targets = f"{counted} targets" if counted else ""
     says_targets = record.status in {RunState.SUCCEEDED, RunState.RUNNING}

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from opsbook.model.outcome import name_ranges
 from opsbook.model.parameter import ParameterSpec
-from opsbook.model.run import CellState, RunRecord
+from opsbook.model.run import CellSelection, CellState, RunRecord
 from opsbook.model.target import Target
 from opsbook.model.visible import one_line, visible
 from opsbook.report.duration import format_duration, format_stamp, format_when
@@ -270,6 +270,8 @@ def _natural(titles: Sequence[str], rows: Sequence[Sequence[Piece]], *, aside: S
 
 def _history_row(record: RunRecord, now: datetime) -> list[Piece]:
     values = [f"{one_line(name)}={one_line(show_value(value))}" for name, value in record.parameters.items()]
+    if not Path(record.runbook.path).suffix:  # no file, but a command: it is what tells such runs apart
+        values.append(one_line(record.runbook.title))
     _, style = RUN_MARKS[record.status]
     return [
         (one_line(record.run_id), ""),
@@ -297,6 +299,7 @@ def _given_lines(record: RunRecord, *, width: int) -> list[Text]:
         ("runbook", [f"{record.runbook.path}{version}"], ""),
         ("parameters", values, "  "),
         ("secrets", list(record.secrets), ", "),
+        ("part", _part(record.selection), " · "),
         ("targets", [text for text in (record.targets.pattern or "", selected) if text], " · "),
         ("operator", [f"{record.operator.user} on {record.operator.host}, {where}"], ""),
         ("reason", [record.operator_reason] if record.operator_reason else [], ""),
@@ -316,6 +319,12 @@ def _given_lines(record: RunRecord, *, width: int) -> list[Text]:
     ]
 
 
+def _part(selection: CellSelection) -> list[str]:
+    """Say which part of the runbook was run."""
+    flags = (("section", selection.sections), ("only tags", selection.only_tags), ("skip tags", selection.skip_tags))
+    return [f"{name} {', '.join(names)}" for name, names in flags if names]
+
+
 def _cell_lines(record: RunRecord, *, width: int) -> list[Text]:
     """Show every cell: its number in the run, its index in the notebook, what became of it."""
     rows: list[list[Piece]] = []
@@ -323,8 +332,9 @@ def _cell_lines(record: RunRecord, *, width: int) -> list[Text]:
         took = format_duration(cell.duration_s) if cell.duration_s is not None else ""
         tags = f" ({', '.join(cell.tags)})" if cell.tags and cell.tags != ("parameters",) else ""
         error = f": {cell.error.name}" if cell.error else ""
+        more = ", ".join(filter(None, [cell.reason, f"{cell.attempts} attempts" if cell.attempts > 1 else ""]))
         state = (words(cell.state), CELL_MARKS[cell.state][1])
-        label = one_line(f"{cell.label}{tags}{error}")
+        label = one_line(f"{cell.label}{tags}{error}" + (f" · {more}" if more else ""))
         rows.append([(str(number), ""), (str(cell.index), ""), state, (took, ""), (label, "")])
     return table(["CELL", "INDEX", "STATE", "TOOK", "LABEL"], rows, width=width - 2, indent=2)
 

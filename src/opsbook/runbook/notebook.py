@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import codecs
-import difflib
 import hashlib
 import re
 import stat
@@ -24,17 +23,13 @@ from opsbook.errors import RunbookError
 from opsbook.model.parameter import ParameterSpec
 from opsbook.runbook.header import Header, headings, read_header
 from opsbook.runbook.parameters import read_parameters
+from opsbook.runbook.tags import CLEANUP_TAGS, GATE_TAG, INJECTED_TAG, PARAMETERS_TAG, SKIP_TAGS, CellRules, read_tags
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 Document: TypeAlias = "NotebookNode"
 """A notebook in nbformat's terms; named without importing it."""
-PARAMETERS_TAG = "parameters"
-INJECTED_TAG = "injected-parameters"
-TAGS = (PARAMETERS_TAG, INJECTED_TAG, "confirm", "always", "skip", "skip-execution", "raises-exception", "phase")
-"""Tags that mean something to a run."""
-TAGS_TO_COME = ("on-failure", "retry", "timeout")
 MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -83,6 +78,12 @@ class Cell(Struct, frozen=True, kw_only=True):
     """The phase, the heading above it, or the first line of its code."""
     frozen: bool = False
     """Whether it is marked not to run any more (`run_through_control.frozen`)."""
+    rules: CellRules = CellRules()
+    """What its tags ask for."""
+    left_out: str = ""
+    """Why a run does not execute it, whatever happens; empty when it may."""
+    still_asks: bool = False
+    """Whether a gate is asked about although its code is left out."""
 
     @property
     def is_code(self) -> bool:
@@ -92,7 +93,23 @@ class Cell(Struct, frozen=True, kw_only=True):
     @property
     def is_skipped(self) -> bool:
         """Whether no run executes it, whatever happens."""
-        return self.frozen or bool({"skip", "skip-execution"} & set(self.tags))
+        return bool(self.left_out)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is asked about before the run goes on with it."""
+        return GATE_TAG in self.tags and (self.still_asks or not self.left_out)
+
+    @property
+    def is_cleanup(self) -> bool:
+        """Whether it still runs when another cell has not ended well."""
+        return bool(CLEANUP_TAGS & set(self.tags))
+
+    @property
+    def sets_up(self) -> bool:
+        """Whether the other cells need it: the parameters, or what loads opsbook."""
+        loads = (line.split() == ["%load_ext", "opsbook"] for line in self.source.splitlines())
+        return self.kind == "code" and (PARAMETERS_TAG in self.tags or any(loads))
 
     @property
     def fans_out(self) -> bool:
@@ -154,7 +171,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
     @property
     def asks_for_targets(self) -> bool:
         """Whether its text, as far as text can tell, will ask for targets."""
-        return any(cell.fans_out or cell.asks_for_targets for cell in self.code_cells)
+        return any(cell.fans_out or cell.asks_for_targets for cell in self.code_cells if not cell.is_skipped)
 
 
 def read_runbook(path: Path) -> Runbook:
@@ -167,15 +184,16 @@ def read_runbook(path: Path) -> Runbook:
     return _understood(path, _read_bytes(path))
 
 
-def compose_runbook(name: str, steps: Sequence[tuple[str, str]]) -> Runbook:
-    """Make a runbook of this name in memory, from `(label, code)` pairs, a cell each.
+def compose_runbook(name: str, steps: Sequence[tuple[str, str]], *, title: str = "") -> Runbook:
+    """Make a runbook of this name in memory, from `(label, code)` pairs, a cell each; without a label it is the last's.
 
     Raises:
         RunbookError: the code cannot be kept in a notebook.
     """
-    cells: list[dict[str, object]] = [_cell("title", "markdown", f"# {name}")]
+    cells: list[dict[str, object]] = [_cell("title", "markdown", f"# {title or name}")]
     for number, (label, source) in enumerate(steps, start=1):
-        cells.append(_cell(f"label-{number}", "markdown", f"## {label}"))
+        if label:
+            cells.append(_cell(f"label-{number}", "markdown", f"## {label}"))
         cells.append({**_cell(f"cell-{number}", "code", source), "outputs": [], "execution_count": None})
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     document = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": spec}, "cells": cells}
@@ -199,8 +217,6 @@ def _understood(path: Path, raw: bytes) -> Runbook:
             f"{path.name} has {len(tagged)} cells tagged 'parameters'",
             "keep the tag on the one cell that declares them all",
         )
-    for cell in cells:
-        _check_tags(cell)
     first_code = next((cell.index for cell in cells if cell.is_code), len(cells))
     opening = [cell.source for cell in cells[:first_code] if cell.kind == "markdown"]
     return Runbook(
@@ -289,7 +305,18 @@ def _cells(document: _Notebook) -> list[Cell]:
         seen.add(own)
         frozen = cell.metadata.run_through_control.get("frozen") is True
         tags = tuple(cell.metadata.tags)
-        cells.append(Cell(id=own, index=index, kind=cell.cell_type, source=source, tags=tags, frozen=frozen))
+        skip = next((f"tagged {tag}" for tag in tags if tag in SKIP_TAGS), "")
+        cells.append(
+            Cell(
+                id=own,
+                index=index,
+                kind=cell.cell_type,
+                source=source,
+                tags=tags,
+                frozen=frozen,
+                left_out="frozen" if frozen else skip,
+            )
+        )
     return cells
 
 
@@ -299,23 +326,12 @@ def _label(cells: list[Cell]) -> list[Cell]:
     for cell in cells:
         if cell.kind == "markdown":
             heading = next((text for level, text in reversed(headings(cell.source)) if level > 1), heading)
-        phase = next((tag.partition(":")[2] for tag in cell.tags if tag.startswith("phase:")), "")
         own = "Parameters" if PARAMETERS_TAG in cell.tags else ""
         first_line = next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
-        label = phase or own or heading or first_line[:60]
-        labelled.append(msgspec.structs.replace(cell, label=label))
+        label = own or heading or first_line[:60]
+        rules = read_tags(cell.tags, cell=label) if cell.is_code else CellRules()
+        labelled.append(msgspec.structs.replace(cell, label=rules.phase or label, rules=rules))
     return labelled
-
-
-def _check_tags(cell: Cell) -> None:
-    """Refuse a tag that would mean something else than its author thinks: a misspelt gate is no gate."""
-    for tag in cell.tags:
-        name = tag.partition(":")[0]
-        if name in TAGS_TO_COME and cell.is_code:
-            raise RunbookError(f'the tag {tag!r} (cell "{cell.label}") is not supported yet', "see docs/limits.md")
-        near = difflib.get_close_matches(name.lower(), TAGS, n=1, cutoff=0.8)
-        if near and name not in TAGS and cell.is_code:
-            raise RunbookError(f'unknown tag {tag!r} (cell "{cell.label}")', f"did you mean {near[0]!r}?")
 
 
 def _calls_targets(source: str) -> bool:

@@ -1,7 +1,8 @@
 """What a command says, as it arrives: bytes in, whole lines out, and a bounded amount of text kept.
 
-Broken UTF-8 is replaced, never raised. Everything goes on to the listener line by line; what is kept in memory is the
-first and the last part, with a count of what lies between.
+Broken UTF-8 is never raised: it is replaced in what is kept, and handed on as surrogate escapes, from which the bytes
+come back. Everything goes on to the listener line by line; what is kept in memory is the first and the last part, with
+a count of what lies between.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Capture:
     def __init__(self, on_lines: Callable[[str], None], *, keep: int = KEEP) -> None:
         self._on_lines = on_lines
         self._keep = keep
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._partial = ""
         self._head: list[str] = []
         self._head_size = 0
@@ -46,19 +47,21 @@ class Capture:
     def text(self) -> str:
         """What was said, with a note where some of it is left out."""
         gap = [f"\n[{self.dropped} characters left out]\n"] if self.dropped else []
-        return "".join([*self._head, *gap, *self._tail])
+        text = "".join([*self._head, *gap, *self._tail])
+        return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
     def _take(self, text: str) -> None:
         if not text:
             return
         self._store(text)
-        self._partial += text
-        end = self._partial.rfind("\n") + 1
-        if not end and len(self._partial) >= LONGEST_LINE:
-            end = len(self._partial)
+        end = text.rfind("\n") + 1
+        if not end and len(self._partial) + len(text) >= LONGEST_LINE:
+            end = len(text)
         if end:
-            lines, self._partial = self._partial[:end], self._partial[end:]
+            lines, self._partial = self._partial + text[:end], text[end:]
             self._on_lines(lines)
+        else:
+            self._partial += text
 
     def _store(self, text: str) -> None:
         room = self._keep - self._head_size

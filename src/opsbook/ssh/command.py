@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from opsbook.model.target import TargetState
 from opsbook.ssh.capture import Capture
+from opsbook.ssh.channel import CalledOffError
 from opsbook.ssh.connection import Connection
-from opsbook.ssh.exchange import Exchange, Wake, opened
+from opsbook.ssh.exchange import LITTLE, Exchange, Wake, opened
 from opsbook.ssh.question import ask
 from opsbook.ssh.result import CommandResult
 from opsbook.ssh.script import STOP, Script, prepare
@@ -56,7 +57,8 @@ class Command:
         self._timeout_s = timeout_s
         self._idle_s = idle_s
         self._deadline = time.monotonic() + timeout_s
-        self._heard_at = 0.0
+        self._heard_at = float("inf")
+        """When it gave its last sign of life; none is waited for before the script has left."""
         self._wake = Wake()
         self._cancelled = threading.Event()
         self._ended = False
@@ -75,14 +77,18 @@ class Command:
         Raises:
             ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
         """
-        with opened(self._connection, deadline=self._deadline, wake=self._wake) as exchange:
-            before_send()
-            if self._cancelled.is_set():
-                return CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent")
-            if time.monotonic() >= self._deadline:
-                reason = f"timed out after {self._timeout_s:g} s before it was sent; nothing ran"
-                return CommandResult(state=TargetState.TIMED_OUT, reason=reason)
-            result, stopped = self._converse(exchange)
+        cancelled = self._cancelled.is_set
+        try:
+            with opened(self._connection, deadline=self._deadline, wake=self._wake, cancelled=cancelled) as exchange:
+                before_send()
+                if cancelled():
+                    raise CalledOffError  # noqa: TRY301  it was not sent either
+                if time.monotonic() >= self._deadline:
+                    reason = f"timed out after {self._timeout_s:g} s before it was sent; nothing ran"
+                    return CommandResult(state=TargetState.TIMED_OUT, reason=reason)
+                result, stopped = self._converse(exchange)
+        except CalledOffError:
+            return CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent")
         return self._look_after(result) if stopped else result
 
     def _converse(self, exchange: Exchange) -> tuple[CommandResult, bool]:
@@ -96,12 +102,28 @@ class Command:
                 if barred is not None:
                     return self._finish(barred.state, barred.reason), False
             exchange.on_stdout, exchange.on_stderr = self._hear_stdout, self._hear_stderr
-            seconds = self._deadline - time.monotonic()
-            exchange.send(self._prepared.payload, seconds=seconds, cancelled=self._cancelled.is_set)
+        except OSError as error:
+            if exchange.code is None and exchange.signal is None:
+                return self._unsent(error), False
+        unsent = self._send(exchange, self._prepared.payload)
+        return self._await_end(exchange) if unsent is None else (unsent, False)
+
+    def _send(self, exchange: Exchange, payload: bytes, *, at_once: bool = False) -> CommandResult | None:
+        """Send the script, or leave that to the connection's reader; return what it comes to if it will not get there.
+
+        `at_once`: it is not left to the reader.
+        """
+        cancelled = self._cancelled.is_set
+        try:
+            if len(payload) <= LITTLE and not at_once:
+                exchange.post(payload, left=self._note_life, cancelled=cancelled)
+            else:
+                exchange.send(payload, seconds=self._deadline - time.monotonic(), cancelled=cancelled)
+                self._note_life()
         except OSError as error:
             if isinstance(error, TimeoutError) or (exchange.code is None and exchange.signal is None):
-                return self._unsent(error), False
-        return self._await_end(exchange)
+                return self._unsent(error)
+        return None
 
     def _unsent(self, error: OSError) -> CommandResult:
         """Say why not all of it was sent. It is read whole before it starts, so where we ended it nothing ran."""
@@ -113,16 +135,21 @@ class Command:
         return self._finish(TargetState.LOST, f"the link was lost while sending: {error}")
 
     def _await_end(self, exchange: Exchange) -> tuple[CommandResult, bool]:
-        self._heard_at = time.monotonic()
         while True:
-            arrived = exchange.pump()
+            exchange.pump()
             if exchange.ended:
                 break
             why = self._why_stop()
+            if why is not None and exchange.unpost():
+                return self._finish(why[0], f"{why[1]} while it was being sent; nothing ran"), False
             if why is not None:
                 return self._stop(exchange, *why)
-            if not arrived:
-                self._wake.wait(min(self._deadline, self._idle_deadline) - time.monotonic())
+            unsent = self._send(exchange, exchange.unpost(), at_once=True) if exchange.stuck else None
+            if unsent is not None:
+                return unsent, False
+            exchange.rest(min(self._deadline, self._idle_deadline) - time.monotonic())
+        if exchange.code is None and exchange.signal is None and exchange.unpost():
+            return self._unsent(OSError("the connection ended")), False
         held = not exchange.drain(silence_s=LINGER_S, most_s=LINGER_MOST_S)
         return self._judge(exchange, held=held), False
 
@@ -179,12 +206,15 @@ class Command:
             return _with_reason(result, STILL if ending else "")
         return _with_reason(result, tell(left))
 
-    def _hear_stdout(self, data: bytes) -> None:
+    def _note_life(self) -> None:
         self._heard_at = time.monotonic()
+
+    def _hear_stdout(self, data: bytes) -> None:
+        self._note_life()
         self._stdout.feed(data)
 
     def _hear_stderr(self, data: bytes) -> None:
-        self._heard_at = time.monotonic()
+        self._note_life()
         self._stderr.feed(data)
 
     def _judge(self, exchange: Exchange, *, held: bool) -> CommandResult:

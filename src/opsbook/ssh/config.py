@@ -1,8 +1,8 @@
 """ssh_config files: read once, and what they say of one host.
 
 Holds `Include`, `Host` and `Match` as OpenSSH does: the first value of an option counts, an `Include` inside a block
-stays under that block's condition, and `Match exec` runs its command. What is not understood and would change how a
-host is reached is an error that names its file and line, never ignored. Knows nothing of targets or connections.
+stays under that block's condition, and `Match exec` runs its command. What is not understood is an error that names
+its file and line, never ignored, unless `IgnoreUnknown` says so. Knows nothing of targets or connections.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from opsbook.errors import ConnectError
 from opsbook.model.target import TargetState
+from opsbook.ssh.keywords import WORDS, mistake, unknown
 
 DEEPEST_INCLUDE = 16
 EXEC_S = 5.0
@@ -79,6 +80,8 @@ class SshConfig:
             ConnectError: one cannot be understood.
         """
         self._lines = tuple(line for file, folder in files for line in _read(file, folder, (), 0))
+        self._strange = [line for line in self._lines if unknown(line.name)]
+        _check_names(self._lines)
 
     @classmethod
     def of_user(cls) -> SshConfig:
@@ -90,7 +93,12 @@ class SshConfig:
     @classmethod
     def of_file(cls, file: str) -> SshConfig:
         """Read one file instead of those (ssh's `-F`); `none` for no file."""
-        return cls([] if file == "none" else [(Path(file).expanduser(), Path("~/.ssh").expanduser())])
+        if file == "none":
+            return cls([])
+        try:
+            return cls([(Path(file).expanduser(), Path("~/.ssh").expanduser())])
+        except RuntimeError as error:
+            raise _error(file, f"cannot be read: {error}") from error
 
     def look_up(self, host: str, given: Mapping[str, str]) -> Options:
         """Return what holds for a host, under what is said already (its user, its port), which wins.
@@ -110,6 +118,8 @@ class SshConfig:
         holds: dict[int, bool] = {}
         again = False
         for line in self._lines:
+            if line in self._strange:
+                _check_ignored(line, found.get("ignoreunknown", ()))
             for header in line.headers:
                 if id(header) not in holds:
                     again = again or (header.kind == "match" and "final" in map(_plain, header.words))
@@ -119,6 +129,22 @@ class SshConfig:
             else:
                 _take(found, line)
         return again
+
+
+def _check_names(lines: Sequence[_Line]) -> None:
+    """Refuse an option that is not known, for whichever host it is, where no `IgnoreUnknown` before it may cover it."""
+    ignored: tuple[str, ...] = ()
+    for line in lines:
+        if line.name == "ignoreunknown":
+            ignored += line.values
+        _check_ignored(line, ignored)
+
+
+def _check_ignored(line: _Line, ignored: Sequence[str]) -> None:
+    """Refuse an option that is neither known nor covered by what is to be ignored."""
+    what = unknown(line.name)
+    if what and not _matches(",".join(ignored).split(","), line.name):
+        raise _error(line.place, what)
 
 
 def _take(found: Options, line: _Line) -> None:
@@ -217,7 +243,11 @@ def _read(file: Path, folder: Path, outer: tuple[_Header, ...], depth: int) -> I
             for included in _included(words, folder):
                 yield from _read(included, folder, headers, depth + 1)
         else:
-            yield _Line(headers=headers, name=name, values=words, place=place)
+            wrong = mistake(name, words)
+            if wrong:
+                raise _error(place, wrong)
+            values = (words[0].lower(),) if name in WORDS else words
+            yield _Line(headers=headers, name=name, values=values, place=place)
 
 
 def _option(line: str, place: str) -> tuple[str, tuple[str, ...]]:

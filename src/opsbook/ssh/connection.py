@@ -2,7 +2,7 @@
 
 Every way this can fail becomes a `ConnectError` whose state is one of unreachable, auth and hostkey: nothing was sent
 to the target then, and no authentication is tried before the host key was accepted. What may pass is tried again, with
-pauses, inside the same deadline.
+pauses, inside the same deadline. All that is under way can be given up at once; nobody logs in any more then.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
 
 from opsbook.errors import ConnectError
+from opsbook.model.target import TargetState
 from opsbook.ssh.agent import Agent
 from opsbook.ssh.algorithms import restrict
 from opsbook.ssh.fault import FEW, FaultError, ended, of_handshake, of_login, of_reaching
@@ -29,9 +31,12 @@ from opsbook.ssh.transport import FleetTransport, Wire
 
 CHANNELS = 8
 """Commands on one connection at a time: sshd allows ten sessions."""
+ENDING_S, ENDING_PAUSE_S = 5.0, 0.1
+"""Seconds a session that has ended here may still be one at the server, and between two looks at it."""
 AT_ONE_ENDPOINT = 8
 """Handshakes under way at one endpoint at a time: sshd drops more than ten by default."""
 BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 2.0
+GIVEN_UP = "it was given up while connecting; nothing was sent"
 
 
 class Slots:
@@ -40,6 +45,9 @@ class Slots:
     def __init__(self, most: int) -> None:
         self._most = most
         self._taken = 0
+        self._refused = 0
+        """How many of those that will be given back were of no use: nothing was opened with them."""
+        self._ended_at = float("-inf")
         self._changed = threading.Condition()
 
     def take(self, timeout_s: float) -> bool:
@@ -53,14 +61,25 @@ class Slots:
         """Free a slot."""
         with self._changed:
             self._taken -= 1
+            if self._refused:
+                self._refused -= 1
+            else:
+                self._ended_at = time.monotonic()
             self._changed.notify()
 
     def shrink(self) -> bool:
-        """Allow no more than are taken besides the caller's; whether there are any."""
+        """Allow no more than are taken besides the caller's, which was refused; whether any may come free.
+
+        What has just ended here may still be under way at the server, which is busy: that is waited for a little.
+        """
         with self._changed:
             others = self._taken - 1
             self._most = max(1, min(self._most, others))
-            return others > 0
+            self._refused += 1
+            ending = time.monotonic() < self._ended_at + ENDING_S
+        if ending and not others:
+            time.sleep(ENDING_PAUSE_S)
+        return others > 0 or ending
 
 
 class Connection:
@@ -99,6 +118,8 @@ class _Terms:
     within_s: float
     """The seconds all attempts have together, for people."""
     log_in: bool
+    round: int
+    """How often all that was under way had been given up when it began."""
 
 
 class Dialer:
@@ -114,6 +135,10 @@ class Dialer:
         self._known: dict[tuple[str, ...], KnownHosts] = {}
         self._first_seen: set[tuple[str, str]] = set()
         self._watch = Watch(keepalive_s)
+        self._given_up = threading.Condition()
+        self._round = 0
+        self._wires: set[Wire] = set()
+        """What is being shaken hands over."""
 
     def dial(
         self, route: Route, *, timeout_s: float, via: Callable[[], Connection] | None = None, log_in: bool = True
@@ -129,23 +154,63 @@ class Dialer:
         seconds = min(timeout_s, route.connect_timeout_s or timeout_s)
         with self._lock:
             gate = self._gates.setdefault(route.endpoint, threading.BoundedSemaphore(AT_ONE_ENDPOINT))
-        deadline, attempt = float("inf"), 0
+        deadline, attempt, begun = float("inf"), 0, self._round
+        told: ConnectError | None = None
         while True:
             hop = None if via is None else via()
             attempt += 1
             with gate:
                 deadline = min(deadline, time.monotonic() + seconds)
-                terms = _Terms(deadline=deadline, within_s=seconds, log_in=log_in)
+                terms = _Terms(deadline=deadline, within_s=seconds, log_in=log_in, round=begun)
                 try:
+                    self._check(begun)
                     made = self._attempt(route, hop, terms)
                 except FaultError as fault:
-                    pause = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(attempt, 8)) * random.uniform(0.5, 1)  # noqa: S311
-                    if attempt >= fault.attempts or time.monotonic() + pause >= deadline:
-                        raise _told(fault.error, attempt) from fault
+                    now = time.monotonic()
+                    if now < deadline or told is None:
+                        told = fault.error  # an attempt that had no time left has nothing to say
+                    pause = pause_after(attempt)
+                    if attempt >= fault.attempts or now + pause >= deadline:
+                        raise _told(told, attempt) from fault
                 else:
                     self._watch.add(made)
                     return made
-            time.sleep(pause)
+            with self._given_up:
+                self._given_up.wait_for(lambda: self._round != begun, pause)
+            self._check(begun)
+
+    @property
+    def given_up(self) -> int:
+        """How often all that was under way was given up."""
+        return self._round
+
+    def give_up(self) -> list[Wire]:
+        """Let nobody who is connecting now log in any more; return what has to be closed for them to notice at once."""
+        with self._given_up:
+            self._round += 1
+            wires, self._wires = list(self._wires), set()
+            self._given_up.notify_all()
+        return wires
+
+    def _check(self, begun: int) -> None:
+        if self._round != begun:
+            raise ConnectError(GIVEN_UP, TargetState.UNREACHABLE)
+
+    @contextmanager
+    def _under_way(self, wire: Wire, begun: int) -> Iterator[None]:
+        """Shake hands over a wire, unless that is given up: then all that fails, fails for this."""
+        try:
+            with self._given_up:
+                self._check(begun)
+                self._wires.add(wire)
+            yield
+            self._check(begun)
+        except Exception:
+            self._check(begun)  # a wire that was closed breaks in any way
+            raise
+        finally:
+            with self._given_up:
+                self._wires.discard(wire)
 
     def close(self) -> None:
         """Look after connections no more, and hang up the agents."""
@@ -166,7 +231,8 @@ class Dialer:
                 fault.attempts = FEW  # over another connection to the jump host
             raise fault from error
         try:
-            return self._greet(route, wire, terms)
+            with self._under_way(wire, terms.round):
+                return self._greet(route, wire, terms)
         except BaseException:
             wire.close()
             raise
@@ -212,6 +278,12 @@ class Dialer:
             if files not in self._known:
                 self._known[files] = KnownHosts(map(Path, own), map(Path, system), first_seen=self._first_seen)
             return self._known[files]
+
+
+def pause_after(attempt: int) -> float:
+    """Return the seconds to wait after so many attempts: longer each time, and for nobody the same."""
+    longest: float = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(attempt, 8))
+    return longest * random.uniform(0.5, 1)  # noqa: S311  no secret
 
 
 def _told(error: ConnectError, attempts: int) -> ConnectError:

@@ -14,23 +14,19 @@ from contextlib import contextmanager, suppress
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
-from opsbook.errors import ConnectError
-from opsbook.model.target import TargetState
+from opsbook.ssh.channel import guarded, never, session
 from opsbook.ssh.connection import Connection
-from opsbook.ssh.result import ChannelRefusedError
+from opsbook.ssh.hearing import STDERR, STDOUT, ignore
 
-CHANNEL_S = 15.0
-"""Seconds a target may take to open a channel."""
-HUNG_S = 0.8
-"""Seconds after it was time to stop in which a sending that still hangs loses its connection."""
-_CLOSING_S = 3.0
-"""Seconds the end of a channel may take to leave."""
-_LOOK_S = 0.1
-"""Seconds between looks at what is being sent."""
 _WINDOW_S = 0.2
 """Seconds between looks at a cancel while the target takes nothing."""
+_MOMENT_S = 0.1
+"""Seconds output that flows may wait for more: who takes each piece of it costs more than all the rest."""
 _PIECE = 64 * 1024
-_READ = 256 * 1024
+LITTLE = 16 * 1024
+"""Bytes that a socket takes without waiting."""
+_READ, _READS = 64 * 1024, 16
+"""Bytes taken at once, which stay in the processor's cache, and how often before other things are looked at."""
 Sink = Callable[[bytes], None]
 
 
@@ -53,73 +49,6 @@ class Wake:
         self._event.clear()
 
 
-def _never() -> bool:
-    return False
-
-
-class _Sending:
-    """Something on its way into a socket."""
-
-    def __init__(self, connection: Connection, deadline: float, cancelled: Callable[[], bool]) -> None:
-        self.connection = connection
-        self._deadline = deadline
-        self._cancelled = cancelled
-        self._stop_at: float | None = None
-
-    @property
-    def hangs(self) -> bool:
-        """Whether it goes on although it was time to stop."""
-        now = time.monotonic()
-        if self._stop_at is None and (now >= self._deadline or self._cancelled()):
-            self._stop_at = now
-        return self._stop_at is not None and now >= self._stop_at + HUNG_S
-
-
-class _Guard:
-    """Closes a connection on which a sending hangs: paramiko waits for a full socket without any deadline.
-
-    One thread looks after all of them, and is there only while something is being sent.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sendings: set[_Sending] = set()
-        self._looking = False
-
-    @contextmanager
-    def over(
-        self, connection: Connection, *, deadline: float, cancelled: Callable[[], bool] = _never
-    ) -> Iterator[None]:
-        """Guard what is sent within."""
-        sending = _Sending(connection, deadline, cancelled)
-        with self._lock:
-            self._sendings.add(sending)
-            if not self._looking:
-                with suppress(RuntimeError):  # no more threads, or the process is ending: it goes unguarded
-                    threading.Thread(target=self._look, name="opsbook-sending", daemon=True).start()
-                    self._looking = True
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._sendings.discard(sending)
-
-    def _look(self) -> None:
-        while True:
-            time.sleep(_LOOK_S)
-            with self._lock:
-                hanging = [sending for sending in self._sendings if sending.hangs]
-                self._sendings.difference_update(hanging)
-                self._looking = bool(self._sendings or hanging)
-                if not self._looking:
-                    return
-            for sending in hanging:  # each end may take a while
-                threading.Thread(target=sending.connection.close, name="opsbook-hung", daemon=True).start()
-
-
-_guard = _Guard()
-
-
 class Exchange:
     """An open channel."""
 
@@ -130,10 +59,19 @@ class Exchange:
         self.on_stdout: Sink = _ignore
         self.on_stderr: Sink = _ignore
         self._channel = channel
-        channel.in_buffer.set_event(wake)  # type: ignore[arg-type]
-        channel.in_stderr_buffer.set_event(wake)  # type: ignore[arg-type]
+        self._posted: list[bytes] = []
+        """What is to be sent when there is room for it: one, or none. Whoever takes it out sends it."""
+        self._size = 0
+        self._left = ignore
+        self._held = False
+        self._flows = False
+        self._much = channel.in_window_size // 2
+        """Bytes that do not wait for more: where there is room for as many meanwhile."""
+        self._hearer = connection.transport.hear(channel, wake.set)
+        self._hearer.on_room = self._room_came
+        channel.in_buffer.set_event(wake)  # type: ignore[arg-type]  # it is closed with the channel
 
-    def request(self, command: str, *, cancelled: Callable[[], bool] = _never) -> None:
+    def request(self, command: str, *, cancelled: Callable[[], bool] = never) -> None:
         """Send `exec` without asking for a reply: paramiko waits for one without any deadline.
 
         Raises:
@@ -145,10 +83,10 @@ class Exchange:
         message.add_string("exec")
         message.add_boolean(False)  # noqa: FBT003  paramiko's signature
         message.add_string(command)
-        with _as_os_error(), _guard.over(self.connection, deadline=self._deadline, cancelled=cancelled):
-            self.connection.transport._send_user_message(message)  # type: ignore[attr-defined]  # noqa: SLF001
+        with _as_os_error(), guarded(self.connection, deadline=self._deadline, cancelled=cancelled):
+            self.connection.transport._send_user_message(message)  # noqa: SLF001
 
-    def send(self, data: bytes, *, seconds: float, cancelled: Callable[[], bool] = _never) -> None:
+    def send(self, data: bytes, *, seconds: float, cancelled: Callable[[], bool] = never) -> None:
         """Send all of `data`.
 
         Raises:
@@ -157,7 +95,7 @@ class Exchange:
         """
         deadline = time.monotonic() + max(0.1, seconds)
         sent = 0
-        with _as_os_error(), _guard.over(self.connection, deadline=deadline, cancelled=cancelled):
+        with _as_os_error(), guarded(self.connection, deadline=deadline, cancelled=cancelled):
             while sent < len(data):
                 left = deadline - time.monotonic()
                 if left <= 0 or cancelled():
@@ -166,16 +104,67 @@ class Exchange:
                 with suppress(TimeoutError):
                     sent += self._channel.send(data[sent : sent + _PIECE])
 
+    def post(self, data: bytes, *, left: Callable[[], None], cancelled: Callable[[], bool] = never) -> None:
+        """Have a little data sent as soon as there is room for it; `left` is called, on any thread, when it has left.
+
+        The target gives room when it has begun to run the command. The connection's reader answers that at once, and
+        nobody has to be woken for it; where there is not room enough for all of it, `stuck` says so.
+
+        Raises:
+            OSError: the link is lost, or was closed because it took nothing until the deadline or a cancel.
+        """
+        self._size, self._left = len(data), left
+        self._posted.append(data)
+        with _as_os_error(), guarded(self.connection, deadline=self._deadline, cancelled=cancelled):
+            self._room_came()  # there may be some already
+
+    def unpost(self) -> bytes:
+        """Take back what was posted; empty when it has left."""
+        try:
+            return self._posted.pop()
+        except IndexError:
+            return b""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether what was posted will not be sent by itself: it is to be taken back and sent."""
+        return self._held and bool(self._posted)
+
+    def _room_came(self) -> None:
+        room = self._channel.out_window_size
+        if not room or not self._posted:
+            return
+        if self._size > room:
+            self._held = True
+            self.wake.set()
+            return
+        data = self.unpost()
+        if data:
+            self.connection.transport.send_data(self._channel, memoryview(data))
+            self._left()
+
     def pump(self) -> bool:
         """Take some of what has arrived on each stream; whether there was any."""
-        arrived = False
-        if self._channel.recv_ready():
-            self.on_stdout(self._channel.recv(_READ))
-            arrived = True
-        if self._channel.recv_stderr_ready():
-            self.on_stderr(self._channel.recv_stderr(_READ))
-            arrived = True
-        return arrived
+        self._flows = False
+        for stream, sink in ((STDOUT, self.on_stdout), (STDERR, self.on_stderr)):
+            for _ in range(_READS):
+                data = self._hearer.take(stream, most=_READ)
+                if not data:
+                    break
+                self._flows = True
+                sink(data)
+                with suppress(EOFError, paramiko.SSHException):  # the end of a link shows by itself
+                    self.connection.transport.taken(self._channel, len(data))
+        return self._flows
+
+    def rest(self, seconds: float) -> None:
+        """Wait until something happens, at most so many seconds; while output flows, for a lot of it or a moment."""
+        if not self._flows:
+            self.wake.wait(seconds)
+        elif self._hearer.waiting < self._much:
+            self._hearer.enough = self._much
+            self.wake.wait(min(seconds, _MOMENT_S))
+            self._hearer.enough = 1
 
     def drain(self, *, silence_s: float, most_s: float) -> bool:
         """Take the output that is still on its way when the end is known; whether that came to an end too.
@@ -214,59 +203,25 @@ class Exchange:
     @property
     def signal(self) -> str | None:
         """The signal that ended the command, if the target told one."""
-        return self.connection.transport.exit_signals.get(self._channel.get_id())
+        return self._hearer.signal or None
 
 
 @contextmanager
-def opened(connection: Connection, *, deadline: float, wake: Wake) -> Iterator[Exchange]:
+def opened(
+    connection: Connection, *, deadline: float, wake: Wake, cancelled: Callable[[], bool] = never
+) -> Iterator[Exchange]:
     """Open a channel when there is room for one more on the connection, and close it in the end.
 
     Raises:
         ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
+        CalledOffError: it was cancelled before there was room.
     """
-    slots = connection.slots
-    channel = _take_channel(connection, deadline)
-    transport, number = connection.transport, channel.get_id()
-    transport.on_exit[number] = wake.set
-    try:
-        yield Exchange(connection, channel, wake, deadline=deadline)
-    finally:
-        closing = _guard.over(connection, deadline=time.monotonic() + _CLOSING_S)
-        with closing, suppress(OSError, EOFError, paramiko.SSHException):  # over a link that is gone nobody is told
-            channel.close()
-        transport.on_exit.pop(number, None)
-        transport.exit_signals.pop(number, None)
-        slots.give_back()
-
-
-def _take_channel(connection: Connection, deadline: float) -> paramiko.Channel:
-    """Take a slot and open a channel; one that is refused waits for another of ours to end, if there is any."""
-    slots = connection.slots
-    while True:
-        if not slots.take(max(0.1, deadline - time.monotonic())):
-            raise ChannelRefusedError("it was busy with other commands of this run", TargetState.UNREACHABLE)
+    with session(connection, deadline=deadline, cancelled=cancelled) as channel:
+        exchange = Exchange(connection, channel, wake, deadline=deadline)
         try:
-            return _open(connection, deadline)
-        except ChannelRefusedError:
-            alone = not slots.shrink()
-            slots.give_back()
-            if alone:
-                raise
-        except BaseException:
-            slots.give_back()
-            raise
-
-
-def _open(connection: Connection, deadline: float) -> paramiko.Channel:
-    seconds = min(CHANNEL_S, max(0.1, deadline - time.monotonic()))
-    try:
-        with _guard.over(connection, deadline=time.monotonic() + seconds):
-            return connection.transport.open_session(timeout=seconds)
-    except paramiko.ChannelException as error:
-        raise ChannelRefusedError(f"one more command was refused: {error.text}", TargetState.UNREACHABLE) from error
-    except (paramiko.SSHException, EOFError, OSError) as error:
-        message = f"no channel could be opened: {str(error) or 'the connection ended'}"
-        raise ConnectError(message, TargetState.UNREACHABLE) from error
+            yield exchange
+        finally:
+            connection.transport.unhear(channel)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from opsbook.ssh import sftp
 from opsbook.ssh.connection import Connection
 from opsbook.ssh.result import CommandResult
 from opsbook.ssh.sftp import Attributes, Code, Kind, SftpSession, StatusError
-from opsbook.ssh.transfer import BROKEN, CLEAN_S, StoppedError, Term, Transfer, TransferError, said
+from opsbook.ssh.transfer import BROKEN, StoppedError, Term, Transfer, TransferError, said
 
 PIECE = 32 * 1024
 """Bytes of one read: what every server gives."""
@@ -251,8 +251,8 @@ class Discard(Transfer):
     It takes back what a transfer of the same call has written, so the call being closed is no reason against it.
     """
 
-    def __init__(self, connection: Connection, *, part: str, folder: str | None = None) -> None:
-        super().__init__(connection, term=Term.of(CLEAN_S))
+    def __init__(self, connection: Connection, *, part: str, folder: str | None = None, seconds: float) -> None:
+        super().__init__(connection, term=Term.of(seconds))
         self._part = part.encode()
         self._folder = None if folder is None else folder.encode()
 
@@ -264,7 +264,7 @@ class Discard(Transfer):
         del before_send
         _remove(session, self._part)
         if self._folder is not None:
-            session.ask(Kind.RMDIR, sftp.text(self._folder))
+            _remove(session, self._folder, Kind.RMDIR)
         return CommandResult(state=TargetState.OK)
 
 
@@ -378,9 +378,9 @@ def _look(session: SftpSession, path: bytes) -> Attributes | None:
     raise TransferError(f"{_shown(path)} is {kind}")
 
 
-def _remove(session: SftpSession, path: bytes) -> None:
+def _remove(session: SftpSession, path: bytes, kind: Kind = Kind.REMOVE) -> None:
     try:
-        session.ask(Kind.REMOVE, sftp.text(path))
+        session.ask(kind, sftp.text(path))
     except StatusError as error:
         if error.code != Code.NO_SUCH_FILE:
             raise

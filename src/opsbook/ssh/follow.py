@@ -226,15 +226,25 @@ class Removal:
         self._script = script
         self._terms = terms
         self._seconds = seconds
+        self._cancelled = threading.Event()
 
     def run(self, before_send: Callable[[], None]) -> CommandResult:
         """Remove it, if that can be done now."""
         before_send()
-        gone = ask(self._connection, self._script.text, like=self._script, terms=self._terms, seconds=self._seconds)
+        script, seconds = self._script, self._seconds
+        gone = ask(
+            self._connection,
+            script.text,
+            like=script,
+            terms=self._terms,
+            seconds=seconds,
+            cancelled=self._cancelled.is_set,
+        )
         return CommandResult(state=TargetState.FAILED if gone is None else TargetState.OK)
 
     def cancel(self) -> None:
-        """Let it be: it is short."""
+        """Leave it: what is not removed now goes in time."""
+        self._cancelled.set()
 
 
 class _Hearing:
@@ -254,18 +264,23 @@ class _Hearing:
         """Where the spool is, once the target has said so: all that follows is the command's."""
 
     def begin(self, deadline: float, cancelled: Callable[[], bool]) -> Barred | None:
-        """Send the follower on its way; say why it does not get through sudo. A lost link shows later."""
+        """Send the follower on its way; say why it does not get through sudo. A lost link shows later.
+
+        What is not sent whole never begins, so a cancel meanwhile is certain.
+        """
         try:
-            self.exchange.request(self._prepared.command)
+            self.exchange.request(self._prepared.command, cancelled=cancelled)
             if self._prepared.ready:
                 passage = Passage(self.exchange, self._prepared, self._terms, deadline=deadline)
                 barred = passage.open(cancelled)
                 if barred is not None:
                     return barred
             self.exchange.on_stdout, self.exchange.on_stderr = self._hear_stdout, self._hear_stderr
-            self.exchange.send(self._prepared.payload, seconds=deadline - time.monotonic())
-        except OSError:
-            pass  # the link is gone, or what reads there is: nothing will be told
+            self.exchange.send(self._prepared.payload, seconds=deadline - time.monotonic(), cancelled=cancelled)
+        except OSError:  # the link is gone, or what reads there is: nothing will be told
+            if cancelled():
+                reason = "cancelled while it was being sent; nothing ran"
+                return Barred(state=TargetState.CANCELLED, reason=reason)
         return None
 
     @property

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ AUTHORITY, REVOKED = "@cert-authority", "@revoked"
 SSH_PORT = 22
 LOCK_S, LOCK_PAUSE_S = 10.0, 0.02
 """Seconds somebody else may hold a known_hosts file, and between two looks at it."""
+MOST_NAMED = 3
+"""Known keys that are named where another one is shown."""
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
@@ -46,6 +49,13 @@ class _Entry(msgspec.Struct, frozen=True):
     kind: str
     key: str
     mark: str = ""
+    file: str = ""
+    line: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where it stands: `file:line`."""
+        return f"{self.file}:{self.line}"
 
 
 class _Hashed(msgspec.Struct, frozen=True):
@@ -64,6 +74,8 @@ class _File:
         self.path = path
         self.trouble = ""
         self._read_to = 0
+        self._lines = 0
+        """Ends of lines that were read."""
         self._was: tuple[int, int] | None = None
 
     def new_entries(self) -> tuple[list[_Entry], bool]:
@@ -76,15 +88,17 @@ class _File:
                 stream.seek(0 if other else self._read_to)
                 data = stream.read()
         except FileNotFoundError:
-            gone, self._was, self._read_to = self._was is not None, None, 0
+            gone, self._was, self._read_to, self._lines = self._was is not None, None, 0, 0
             return [], gone  # a file that is not there knows no host; a key nobody knows is refused later on
         except OSError as error:
             self.trouble = f"; {self.path} cannot be read: {error.strerror}"
             return [], False
         start, self.trouble = 0 if other else self._read_to, ""
         whole = data[: data.rfind(b"\n") + 1] if start else data
-        self._was, self._read_to = which, start + len(whole)
-        return [entry for line in whole.decode(errors="replace").splitlines() if (entry := _parse(line))], other
+        before = self._lines if start else 0
+        self._was, self._read_to, self._lines = which, start + len(whole), before + whole.count(b"\n")
+        lines, file = enumerate(whole.decode(errors="replace").split("\n"), before + 1), str(self.path)
+        return [entry for number, line in lines if (entry := _parse(line, file, number))], other
 
     def append(self, line: str) -> None:
         """Write one line at the end; the caller has the lock and has read to the end."""
@@ -193,7 +207,12 @@ class KnownHosts:
         """
         shown = _Entry(names=_name(host, port, alias), kind=kind, key=base64.b64encode(blob).decode())
         with self._lock:
-            if self._known(shown, policy):
+            try:
+                known = self._known(shown, policy)
+            except ConnectError:  # unless somebody has put it right meanwhile: a notebook stays open for days
+                self._refresh()
+                known = self._known(shown, policy)
+            if known:
                 return policy is not HostKeyPolicy.OFF and not self._recorded(shown)
             if policy is HostKeyPolicy.OFF:
                 return False
@@ -216,14 +235,17 @@ class KnownHosts:
         """Whether a key is recorded; raise when it is revoked, or another one is recorded for its host."""
         entries = self._entries(shown.names)
         if any(entry.mark == REVOKED and entry.key == shown.key for entry in entries):
-            raise _refused(f"the host key {_told(shown)} is marked as revoked")
+            marked = next(entry for entry in entries if entry.mark == REVOKED and entry.key == shown.key)
+            raise _refused(f"the host key {_told(shown)} is marked as revoked in {marked.place}")
         plain = [entry for entry in entries if not entry.mark]
         if any(entry.key == shown.key for entry in plain):
             return True
         if plain and policy is not HostKeyPolicy.OFF:
             same = [entry for entry in plain if entry.kind == shown.kind] or plain
-            known = ", ".join(dict.fromkeys(map(_told, same)))
-            raise _refused(f"the host key has CHANGED: known {known}, shown {_told(shown)}")
+            known = ", ".join(f"{_told(entry)} in {entry.place}" for entry in same[:MOST_NAMED])
+            more = f" and {len(same) - MOST_NAMED} more" if len(same) > MOST_NAMED else ""
+            what = f"the host key has CHANGED: known {known}{more}, shown {_told(shown)}"
+            raise _refused(what + _how_to_forget(same[0], shown.names))
         return False
 
     def _why(self, name: str) -> str:
@@ -282,6 +304,13 @@ def _told(entry: _Entry) -> str:
         return f"an unreadable {entry.kind} key"
 
 
+def _how_to_forget(entry: _Entry, name: str) -> str:
+    """Say how a recorded key is removed, where one command does that; for whoever knows why it has changed."""
+    if any(mark in entry.names for mark in "*?!"):
+        return ""
+    return f"; if that is right, ssh-keygen -f {shlex.quote(entry.file)} -R {shlex.quote(name)} forgets the known one"
+
+
 def _refused(what: str) -> ConnectError:
     return ConnectError(what, TargetState.HOSTKEY)
 
@@ -291,13 +320,13 @@ def _name(host: str, port: int, alias: str | None) -> str:
     return (alias or (host if port == SSH_PORT else f"[{host}]:{port}")).lower()
 
 
-def _parse(line: str) -> _Entry | None:
+def _parse(line: str, file: str, number: int) -> _Entry | None:
     """Read one line; None for what is no entry."""
     fields = line.split()
     mark = fields.pop(0) if fields and fields[0].startswith("@") else ""
     if len(fields) < 3 or fields[0].startswith("#") or mark not in {"", REVOKED, AUTHORITY}:  # noqa: PLR2004
         return None
-    return _Entry(names=fields[0], kind=fields[1], key=fields[2], mark=mark)
+    return _Entry(names=fields[0], kind=fields[1], key=fields[2], mark=mark, file=file, line=number)
 
 
 def _covered(parts: Sequence[tuple[bool, re.Pattern[str]]], name: str) -> bool:

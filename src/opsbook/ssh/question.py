@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 
 from opsbook.errors import ConnectError
 from opsbook.ssh.connection import Connection
@@ -16,8 +17,19 @@ _MOST = 256 * 1024
 """Bytes of an answer that are kept."""
 
 
-def ask(connection: Connection, text: str, *, like: Script, terms: Terms, seconds: float) -> str | None:
-    """Run a script as the user another one runs as, and return what it prints; None without a whole answer in time."""
+def ask(
+    connection: Connection,
+    text: str,
+    *,
+    like: Script,
+    terms: Terms,
+    seconds: float,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> str | None:
+    """Run a script as the user another one runs as, and return what it prints; None without a whole answer in time.
+
+    A cancel ends it while it is being sent. Whoever asks because of a cancel does not pass one on.
+    """
     deadline = time.monotonic() + seconds
     script = Script(text=text, sudo=like.sudo, as_user=like.as_user)
     marker = f"opsbook-{secrets.token_hex(12)}"
@@ -25,13 +37,13 @@ def ask(connection: Connection, text: str, *, like: Script, terms: Terms, second
     answer = bytearray()
     try:
         with opened(connection, deadline=deadline, wake=Wake()) as exchange:
-            exchange.request(prepared.command)
+            exchange.request(prepared.command, cancelled=cancelled)
             passage = Passage(exchange, prepared, terms, deadline=deadline)
-            if prepared.ready and passage.open(lambda: False) is not None:
+            if prepared.ready and passage.open(cancelled) is not None:
                 return None
             exchange.on_stdout = answer.extend
             exchange.on_stderr = _unheard
-            exchange.send(prepared.payload, seconds=deadline - time.monotonic())
+            exchange.send(prepared.payload, seconds=deadline - time.monotonic(), cancelled=cancelled)
             while not exchange.ended and time.monotonic() < deadline and len(answer) < _MOST:
                 if not exchange.pump():
                     exchange.wake.wait(deadline - time.monotonic())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -28,6 +27,7 @@ from opsbook.ssh.config import (
     local_tokens,
     local_user,
 )
+from opsbook.ssh.keywords import port_number, seconds
 
 LONGEST_CHAIN = 8
 PORT = 22
@@ -95,11 +95,20 @@ class Atlas:
         Raises:
             ConnectError: what ssh_config says of it cannot be understood or honoured.
         """
-        config = self._config(target.ssh_config or self._options.ssh_config)
+        config = self._config_of(target)
         given = {"port": str(target.port)} if target.port is not None else {}
         if target.user is not None:
             given["user"] = target.user
         return self._route(target.host, given, config, target=target, chain=())
+
+    def _config_of(self, target: Target) -> SshConfig:
+        """Return what holds for a target: the file the inventory names for it, else the run's."""
+        if target.ssh_config is None:
+            return self._config(self._options.ssh_config)
+        try:
+            return self._config(target.ssh_config)
+        except ConnectError as error:
+            raise _unusable(f"the ssh_config file that the inventory names for it: {error}") from error
 
     def _config(self, file: str | None) -> SshConfig:
         """Return a file's contents, or the user's and the system's; what was wrong once stays wrong."""
@@ -142,7 +151,7 @@ class Atlas:
             # a jump host gets none: the password is the targets', and a machine on the way would learn it
             password=None if target is None else target.password or self._options.password,
             algorithms=tuple((name, said[name][0]) for name in LISTS if name in said),
-            connect_timeout_s=_seconds(_first(said, "connecttimeout")),
+            connect_timeout_s=seconds(_first(said, "connecttimeout") or "none"),
             bind_address=_first(said, "bindaddress"),
             family=_first(said, "addressfamily") or "any",
             via=via,
@@ -206,22 +215,12 @@ def _paths(said: Options, name: str, tokens: dict[str, str]) -> tuple[str, ...]:
     return () if "none" in values else tuple(expand_path(value, tokens) for value in values)
 
 
-def _number(convert: Callable[[str], float], text: str | None, what: str) -> float | None:
-    try:
-        return None if text is None or text == "none" else convert(text)
-    except ValueError:
-        raise _unusable(f"{what} in ssh_config is {text!r}") from None
-
-
 def _port(text: str | None) -> int:
-    port = int(_number(int, text, "Port") or PORT)
-    if not 0 < port < 1 << 16:
-        raise _unusable(f"Port in ssh_config is {port}")
+    """Return the port; what an ssh_config file says was looked at when it was read, but not what a jump host's does."""
+    port = PORT if text is None else port_number(text)
+    if port is None:
+        raise _unusable(f"{text!r} is no port")
     return port
-
-
-def _seconds(text: str | None) -> float | None:
-    return _number(float, text, "ConnectTimeout")
 
 
 def _agent(said: str | None, tokens: dict[str, str]) -> str | None:

@@ -159,7 +159,7 @@ class SftpSession:
         request.add_string("subsystem")
         request.add_boolean(True)  # noqa: FBT003  paramiko's signature
         request.add_string("sftp")
-        self._transport._send_user_message(request)  # type: ignore[attr-defined]  # noqa: SLF001
+        self._transport._send_user_message(request)  # noqa: SLF001
         self._send(number(5) + bytes((Kind.INIT,)) + number(3))
         kind, body = self._message()
         if kind != Kind.VERSION:

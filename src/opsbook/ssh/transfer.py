@@ -9,26 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 
 import paramiko
 from msgspec import Struct
 
 from opsbook.errors import ConnectError
 from opsbook.model.target import TargetState
+from opsbook.ssh.channel import CalledOffError, guarded, session
 from opsbook.ssh.connection import Connection
-from opsbook.ssh.result import ChannelRefusedError, CommandResult
+from opsbook.ssh.result import CommandResult
 from opsbook.ssh.sftp import Code, SessionEndedError, SftpSession, StatusError
 
-CHANNEL_S = 15.0
-"""Seconds a target may take to open a channel."""
 CLEAN_S = 0.6
-"""Seconds to take back what was written, after it was time to stop."""
-HUNG_S = 0.8
-"""Seconds after it was time to stop in which a job that still hangs loses its connection."""
-SLOT_S = 0.5
-"""Seconds between looks at a cancel while other jobs hold the connection."""
+"""Seconds to take back what was written, after it was time to stop: less than what hangs is given."""
 SETTLE_S = 0.2
 """Seconds in which a connection that ended says so."""
 BROKEN = (SessionEndedError, OSError, EOFError, paramiko.SSHException)
@@ -66,14 +60,18 @@ class Clock:
     def __init__(self, term: Term) -> None:
         self.wake = threading.Event()
         self._timeout_s = term.timeout_s
-        self._deadline = term.deadline
+        self.deadline = term.deadline
         self._cancelled = False
         self._last: float | None = None
 
     @property
     def left(self) -> float:
         """Seconds to the deadline; not below 0."""
-        return max(0.0, self._deadline - time.monotonic())
+        return max(0.0, self.deadline - time.monotonic())
+
+    def is_cancelled(self) -> bool:
+        """Whether it was to stop before its time."""
+        return self._cancelled
 
     def cancel(self) -> None:
         """Stop; from any thread."""
@@ -89,7 +87,7 @@ class Clock:
         """Why it is time to stop, if it is, whatever is left to clean up."""
         if self._cancelled:
             return StoppedError(TargetState.CANCELLED, "cancelled")
-        if time.monotonic() >= self._deadline:
+        if time.monotonic() >= self.deadline:
             return StoppedError(TargetState.TIMED_OUT, f"timed out after {self._timeout_s:g} s")
         return None
 
@@ -104,7 +102,7 @@ class Clock:
     def wait(self) -> None:
         """See `sftp.Patience.wait`."""
         self.check()
-        self.wake.wait(max(0.0, (self._deadline if self._last is None else self._last) - time.monotonic()))
+        self.wake.wait(max(0.0, (self.deadline if self._last is None else self._last) - time.monotonic()))
         self.wake.clear()
 
 
@@ -114,16 +112,12 @@ class Transfer(ABC):
     def __init__(self, connection: Connection, *, term: Term) -> None:
         self._connection = connection
         self.clock = Clock(term)
-        self._halt = threading.Event()
-        self._cancelled = False
         self.sent = False
         """Whether it was let go."""
 
     def cancel(self) -> None:
         """Ask for its end; what was written is taken back."""
-        self._cancelled = True
         self.clock.cancel()
-        self._halt.set()
 
     def run(self, before_send: Callable[[], None]) -> CommandResult:
         """Open a channel, call `before_send` (whatever it raises is raised, and nothing was sent), transfer, return.
@@ -131,68 +125,21 @@ class Transfer(ABC):
         Raises:
             ConnectError: nothing was sent, and trying again is safe.
         """
-        slots = self._connection.slots
-        while True:
-            while not slots.take(min(SLOT_S, self.clock.left)):
-                if self._cancelled:
-                    return CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent")
-                if not self.clock.left:
-                    raise ChannelRefusedError("it was busy with other commands of this run", TargetState.UNREACHABLE)
-            try:
-                with self._guarded():
-                    return self._run_on_channel(before_send)
-            except ChannelRefusedError:
-                if not slots.shrink():
-                    raise  # there is none of ours to wait for
-            finally:
-                slots.give_back()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Close the connection when it is time to stop and the job hangs all the same.
-
-        A full socket takes nothing more, and paramiko waits there without any deadline.
-        """
-        over = threading.Event()
-        halt = self._halt = threading.Event()
-        if self._cancelled:
-            halt.set()
-
-        def watch() -> None:
-            halt.wait(self.clock.left)
-            if not over.wait(HUNG_S):
-                self._connection.close()
-
-        threading.Thread(target=watch, name="opsbook-transfer", daemon=True).start()
+        clock, connection = self.clock, self._connection
         try:
-            yield
-        finally:
-            over.set()
-            halt.set()
+            with (
+                session(connection, deadline=clock.deadline, cancelled=clock.is_cancelled) as channel,
+                guarded(connection, deadline=clock.deadline, cancelled=clock.is_cancelled),
+            ):
+                return self._result(SftpSession(connection.transport, channel, clock), before_send)
+        except CalledOffError:
+            return CommandResult(state=TargetState.CANCELLED, reason="cancelled before it was sent")
 
-    def _run_on_channel(self, before_send: Callable[[], None]) -> CommandResult:
-        channel = self._open()
-        session = SftpSession(self._connection.transport, channel, self.clock)
-        try:
-            return self._result(session, before_send)
-        finally:
-            with suppress(OSError, EOFError, paramiko.SSHException):
-                channel.close()
-
-    def _open(self) -> paramiko.Channel:
-        try:
-            return self._connection.transport.open_session(timeout=min(CHANNEL_S, max(0.1, self.clock.left)))
-        except paramiko.ChannelException as error:
-            raise ChannelRefusedError(f"one more command was refused: {error.text}", TargetState.UNREACHABLE) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            message = f"no channel could be opened: {str(error) or 'the connection ended'}"
-            raise ConnectError(message, TargetState.UNREACHABLE) from error
-
-    def _result(self, session: SftpSession, before_send: Callable[[], None]) -> CommandResult:
+    def _result(self, sftp: SftpSession, before_send: Callable[[], None]) -> CommandResult:
         """Do it, and say how it ended."""
         try:
-            session.begin()
-            return self.do(session, before_send)
+            sftp.begin()
+            return self.do(sftp, before_send)
         except TransferError as error:
             return CommandResult(state=TargetState.FAILED, reason=str(error) + self.remains)
         except StatusError as error:

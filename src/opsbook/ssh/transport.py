@@ -1,31 +1,36 @@
 """paramiko, tuned: what it reads from and the transport it speaks through.
 
 Stock paramiko loses up to 40 ms three times in every handshake to delayed acknowledgements, wakes ten times a second
-for each idle connection, starts a timer thread for each handshake, forgets the signal that ended a command, and never
-looks whether its keepalives are answered. The names used here that are private to paramiko are held by a test.
+for each idle connection, starts a timer thread for each handshake, forgets the signal that ended a command, copies what
+a channel says from buffer to buffer, and never looks whether its keepalives are answered. The names used here that are
+private to paramiko are held by a test.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_REQUEST, MSG_SERVICE_ACCEPT, cMSG_CHANNEL_DATA, cMSG_GLOBAL_REQUEST
-from paramiko.packet import Packetizer
+from paramiko.common import MSG_SERVICE_ACCEPT, cMSG_CHANNEL_WINDOW_ADJUST, cMSG_GLOBAL_REQUEST
+
+from opsbook.ssh.hearing import HANDLERS, Hearer, data_of, ignore
+from opsbook.ssh.packets import Burst, Packets
 
 # what goes wrong is told as a target's state; paramiko's own logger would print tracebacks over the screen
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
-_READ = 256 * 1024
+_LEAST_ROOM, _MOST_ROOM = 8 * 1024, 256 * 1024
+"""Bytes a connection can hold that were not looked at: while it is idle, and while much comes."""
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _EAGER_READS = 64
 """Reads whose acknowledgement is hurried: a login takes about twelve, the first command five."""
@@ -34,18 +39,13 @@ _PROXY_END_S = 0.5
 _KEPT = 256
 PACKET_SPARE = 64
 """What paramiko keeps free in every packet."""
-_BLOCK = 16
-"""What a sealed packet's length is a multiple of, in bytes."""
-
-
-def _ignore() -> None:
-    """Nobody waits for this."""
 
 
 class Wire:
     """What a transport reads from and writes to: a TCP connection, a jump host's channel, or a proxy command.
 
-    Reads in large pieces; `close` wakes whoever reads.
+    Reads in large pieces, into room that grows with what comes and is given back in silence; `close` wakes whoever
+    reads.
     """
 
     patience = 1_000_000
@@ -53,7 +53,10 @@ class Wire:
 
     def __init__(self, end: socket.socket | paramiko.Channel) -> None:
         self._end = end
-        self._buffer = memoryview(b"")
+        self._room = bytearray(_LEAST_ROOM)
+        self._start = self._stop = 0
+        self._flows = False
+        """Whether the last read left no room: more is waiting."""
         self.received = 0
         """How many reads brought something: a number that stands still is a silent peer."""
         self.last_words = ""
@@ -62,17 +65,59 @@ class Wire:
         """The first bytes that came: what a server says that speaks no SSH."""
         self._closed = False  # a name paramiko looks for when it stops
 
+    @property
+    def waiting(self) -> memoryview:
+        """What has arrived and was not taken; good until the next `fill`."""
+        return memoryview(self._room)[self._start : self._stop]
+
+    def take(self, size: int) -> None:
+        """Take so many bytes of what is waiting."""
+        self._start += size
+
+    def fill(self, room: int) -> bool:
+        """Wait for more; false at the end. `room`: how many bytes will be waiting before any of it is taken."""
+        self._make_room(room)
+        free = len(self._room) - self._stop
+        try:
+            size = self._read(memoryview(self._room)[self._stop :])
+        except TimeoutError:
+            if self._start == self._stop:
+                self._room, self._start, self._stop = bytearray(_LEAST_ROOM), 0, 0
+            raise
+        self.received += 1
+        if len(self.opening) < _KEPT:
+            self.opening += self._room[self._stop : self._stop + min(size, _KEPT)]
+        self._stop += size
+        self._flows = size == free
+        if size:
+            self._taken()
+        return size > 0
+
     def recv(self, size: int) -> bytes:
         """Return up to `size` bytes; empty at the end."""
-        if not self._buffer:
-            data = self._end.recv(_READ)
-            self.received += 1
-            if len(self.opening) < _KEPT:
-                self.opening += data[:_KEPT]
-            self._buffer = memoryview(data)
-            self._taken()
-        piece, self._buffer = self._buffer[:size], self._buffer[size:]
-        return bytes(piece)
+        if self._start == self._stop and not self.fill(1):
+            return b""
+        piece = bytes(self.waiting[:size])
+        self.take(len(piece))
+        return piece
+
+    def _make_room(self, room: int) -> None:
+        """Move what is waiting to the beginning, of a larger piece of memory where the last read left none free."""
+        waiting = self._room[self._start : self._stop]
+        size = len(self._room)
+        if self._flows:
+            size = min(_MOST_ROOM, size * 4)
+        size = max(size, room)
+        if size > len(self._room):
+            self._room = bytearray(size)
+        self._room[: len(waiting)] = waiting
+        self._start, self._stop = 0, len(waiting)
+
+    def _read(self, room: memoryview) -> int:
+        """Wait for something and put it there; return how many bytes."""
+        data = self._end.recv(len(room))
+        room[: len(data)] = data
+        return len(data)
 
     def _taken(self) -> None:
         """Something was read."""
@@ -93,12 +138,47 @@ class Wire:
 
 
 class QuickSocket(Wire):
-    """A TCP connection that acknowledges at once until the first command is under way."""
+    """A TCP connection that acknowledges at once until the first command is under way.
+
+    It waits only where it has to: a socket of Python's with a timeout waits before each call.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         super().__init__(end)
         self._sock = end
+        self._sock.settimeout(0)
+        self._wait_ms: float | None = None
+        self._incoming = select.poll()
+        self._incoming.register(end, select.POLLIN)
         self._eager = _EAGER_READS if _QUICKACK is not None else 0
+
+    def settimeout(self, seconds: float | None) -> None:
+        """See `Wire.settimeout`."""
+        self._wait_ms = None if seconds is None else seconds * 1000
+
+    def _read(self, room: memoryview) -> int:
+        while True:
+            if not self._flows and not self._incoming.poll(self._wait_ms):
+                raise TimeoutError
+            try:
+                return self._sock.recv_into(room)
+            except BlockingIOError:
+                self._flows = False
+            except OSError:
+                if self._closed:
+                    return 0
+                raise
+
+    def send(self, data: bytes) -> int:
+        """See `Wire.send`."""
+        while True:
+            try:
+                return self._sock.send(data)
+            except BlockingIOError:
+                outgoing = select.poll()
+                outgoing.register(self._sock, select.POLLOUT)
+                if not outgoing.poll(self._wait_ms):
+                    raise TimeoutError from None
 
     def _taken(self) -> None:
         if self._eager and _QUICKACK is not None:  # Linux forgets after each read, so it is said again
@@ -165,93 +245,12 @@ class ProxySocket(Wire):
         self._errors.close()
 
 
-class Burst(paramiko.Message):
-    """Data for a channel, in as many packets as it takes."""
-
-    def __init__(self, channel: int, data: memoryview, *, piece: int) -> None:
-        """Prepare to send `data` to the channel the peer calls `channel`, `piece` bytes a packet."""
-        super().__init__()
-        self._head = cMSG_CHANNEL_DATA + channel.to_bytes(4, "big")
-        self._data = data
-        self._piece = piece
-
-    def pieces(self) -> Iterator[tuple[bytes, memoryview]]:
-        """Return what each packet holds: what goes before the data, and the data."""
-        for start in range(0, len(self._data), self._piece):
-            part = self._data[start : start + self._piece]
-            yield self._head + len(part).to_bytes(4, "big"), part
-
-
-class Packets(Packetizer):
-    """Without the timer thread for each handshake: whoever waits for the handshake has a deadline.
-
-    A burst is sealed packet by packet and leaves by one call: one by one its packets cost twice the time, most of it
-    for threads that hand the interpreter to each other around each call.
-    """
-
-    def start_handshake(self, timeout: float) -> None:
-        """Start nothing."""
-
-    def send_message(self, data: paramiko.Message) -> None:
-        """Send a message, or a burst of them."""
-        if not isinstance(data, Burst):
-            super().send_message(data)
-            return
-        own = vars(self)
-        with own["_Packetizer__write_lock"]:
-            if own["_Packetizer__aead_out"] and own["_Packetizer__compress_engine_out"] is None:
-                self._seal(own, tuple(data.pieces()))
-                return
-            for head, part in data.pieces():
-                super().send_message(paramiko.Message(b"".join((head, part))))
-
-    def _seal(self, own: dict[str, Any], pieces: Sequence[tuple[bytes, memoryview]]) -> None:
-        """Send pieces under AES-GCM: the length in the open, then padding and payload, then the tag (RFC 5647)."""
-        sealer, nonce = own["_Packetizer__block_engine_out"], own["_Packetizer__iv_out"]
-        fixed, count = nonce[:4], int.from_bytes(nonce[4:], "big")
-        noise = os.urandom(4 + _BLOCK)
-        out: list[bytes] = []
-        for head, part in pieces:
-            spare = 4 + -(1 + len(head) + len(part) + 4) % _BLOCK
-            plain = b"".join((bytes((spare,)), head, part, noise[:spare]))
-            length = len(plain).to_bytes(4, "big")
-            out += length, sealer.encrypt(fixed + count.to_bytes(8, "big"), plain, length)
-            count += 1
-        own["_Packetizer__iv_out"] = fixed + count.to_bytes(8, "big")
-        own["_Packetizer__sequence_number_out"] = own["_Packetizer__sequence_number_out"] + len(pieces) & 0xFFFFFFFF
-        data = b"".join(out)
-        self.write_all(memoryview(data))
-        self._note_sent(own, len(pieces), len(data))
-
-    def _note_sent(self, own: dict[str, Any], packets: int, size: int) -> None:
-        """Ask for new keys when these have served long enough, as the library does for what it sends itself."""
-        own["_Packetizer__sent_packets"] += packets
-        own["_Packetizer__sent_bytes"] += size
-        enough = own["_Packetizer__sent_packets"] >= self.REKEY_PACKETS or (
-            own["_Packetizer__sent_bytes"] >= self.REKEY_BYTES
-        )
-        if enough and not self.need_rekey():
-            own["_Packetizer__received_bytes_overflow"] = own["_Packetizer__received_packets_overflow"] = 0
-            self._trigger_rekey()  # type: ignore[attr-defined]
-
-
-def _note_exit(channel: paramiko.Channel, message: paramiko.Message) -> None:
-    """Remember the signal that ended a command, which paramiko drops, and wake whoever waits for the end."""
-    position = message.packet.tell()
-    is_signal = message.get_text() == "exit-signal"
-    message.get_boolean()
-    name = message.get_text() if is_signal else ""
-    message.packet.seek(position)
-    paramiko.Channel._handle_request(channel, message)  # type: ignore[attr-defined]  # noqa: SLF001
-    transport, number = channel.get_transport(), channel.get_id()
-    if isinstance(transport, FleetTransport):
-        if name:
-            transport.exit_signals[number] = name
-        transport.on_exit.get(number, _ignore)()
-
-
 class FleetTransport(paramiko.Transport):
-    """One SSH connection: quiet when idle, asks whether the peer lives, and knows which signal ended a command."""
+    """One SSH connection: quiet when idle, asks whether the peer lives, and knows which signal ended a command.
+
+    What comes for a channel somebody hears goes to them straight from the packet, and wakes them when there is nothing
+    more to read for now. Its reader never waits for the end of a key exchange: only it can bring that about.
+    """
 
     _active_check_timeout = 5.0
     """Seconds between looks at the idle connection (keepalives, rekeying); paramiko's own is 0.1."""
@@ -262,26 +261,77 @@ class FleetTransport(paramiko.Transport):
         "aes192-ctr",
         "aes256-ctr",
     )
-    _channel_handler_table: dict[int, Any] = {  # noqa: RUF012  paramiko's own table, with one entry of ours
+    _channel_handler_table: dict[int, Any] = {  # noqa: RUF012  paramiko's own table, with entries of ours
         **paramiko.Transport._channel_handler_table,  # type: ignore[attr-defined]  # noqa: SLF001
-        MSG_CHANNEL_REQUEST: _note_exit,
+        **HANDLERS,
     }
 
     def __init__(self, wire: Wire, *, keepalive_s: float = 15.0) -> None:
         """Speak over a wire; a peer that is silent is asked for a sign of life every `keepalive_s` seconds or so."""
         self._active_check_timeout = min(5.0, keepalive_s / 4)
         super().__init__(wire, packetizer_class=Packets)  # type: ignore[arg-type]
-        self.exit_signals: dict[int, str] = {}
-        """Channel number to signal name, for commands a signal ended."""
-        self.on_exit: dict[int, Callable[[], None]] = {}
-        """Channel number to what to call when the target tells how the command ended."""
+        self.hearers: dict[int, Hearer] = {}
+        """Channel number to who speaks on it."""
+        self._told: list[Hearer] = []
+        """Where something was put and nobody was woken yet."""
+        self._later: list[paramiko.Message] = []
+        """What the reader could not send while keys were exchanged."""
         self.farewell = ""
         """What the server gave as its reason to hang up."""
-        self.on_service: Callable[[], None] = _ignore
+        self.on_service: Callable[[], None] = ignore
         """What to call when the server is ready to hear who wants to log in."""
         # on the instance: the library asks this table before the one of whoever logs in
         self._handler_table[MSG_SERVICE_ACCEPT] = lambda _: self.on_service()  # type: ignore[attr-defined]
         self.packetizer.set_keepalive(keepalive_s, self._ask_for_life)
+        packets: Any = self.packetizer
+        packets.on_packet, packets.on_pause = self._hear, self._pause
+
+    def hear(self, channel: paramiko.Channel, wake: Callable[[], None]) -> Hearer:
+        """Take what comes for a channel from now on, until `unhear`; `wake` is called when something has come."""
+        channel.in_window_threshold = channel.in_window_size // 2  # the library would tell the peer of every tenth
+        hearer = self.hearers[channel.get_id()] = Hearer(wake)
+        return hearer
+
+    def unhear(self, channel: paramiko.Channel) -> None:
+        """Nobody hears a channel any more."""
+        self.hearers.pop(channel.get_id(), None)
+
+    def _hear(self, packet: bytes) -> bool:
+        """Put a packet's data where it is waited for, if it has any, and nothing else is expected now."""
+        if self._expected_packet:  # type: ignore[attr-defined]
+            return False
+        data = data_of(packet)
+        hearer = None if data is None else self.hearers.get(int.from_bytes(packet[2:6], "big"))
+        if data is None or hearer is None:
+            return False
+        hearer.put(*data)
+        if hearer not in self._told:
+            self._told.append(hearer)
+        return True
+
+    def _pause(self) -> None:
+        """Wake those for whom something came, and send what had to wait for new keys."""
+        while self._told:
+            self._told.pop().tell()
+        while self._later and self.clear_to_send.is_set():
+            self._send_user_message(self._later.pop(0))
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        """Send a message when no keys are being exchanged. The reader may not wait for that: it would be for ever."""
+        if threading.current_thread() is self and not self.clear_to_send.is_set():
+            self._later.append(data)
+        else:
+            super()._send_user_message(data)  # type: ignore[misc]
+
+    def taken(self, channel: paramiko.Channel, size: int) -> None:
+        """Tell the peer that there is room again, once that is worth a packet."""
+        room = channel._check_add_window(size)  # type: ignore[attr-defined]  # noqa: SLF001
+        if room:
+            message = paramiko.Message()
+            message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
+            message.add_int(channel.remote_chanid)
+            message.add_int(room)
+            self._send_user_message(message)
 
     def send_data(self, channel: paramiko.Channel, data: memoryview) -> int:
         """Send as much of `data` as the peer has room for now, in one burst; return how much. Waits for no room."""
@@ -292,7 +342,7 @@ class FleetTransport(paramiko.Transport):
             channel.out_window_size -= size
         if size:
             piece = channel.out_max_packet_size - PACKET_SPARE
-            self._send_user_message(Burst(channel.remote_chanid, data[:size], piece=piece))  # type: ignore[attr-defined]
+            self._send_user_message(Burst(channel.remote_chanid, data[:size], piece=piece))
         return size
 
     def _ask_for_life(self) -> None:
@@ -303,7 +353,7 @@ class FleetTransport(paramiko.Transport):
         message.add_byte(cMSG_GLOBAL_REQUEST)
         message.add_string("keepalive@openssh.com")
         message.add_boolean(True)  # noqa: FBT003  paramiko's signature
-        self._send_user_message(message)  # type: ignore[attr-defined]
+        self._send_user_message(message)
 
     def _parse_disconnect(self, message: paramiko.Message) -> None:
         """Keep the reason, which paramiko only logs."""

@@ -1,0 +1,94 @@
+"""A run's files as its own process keeps them: from the claim, over the room reserved meanwhile, to the record's end.
+
+At the end the journal is complete first, then the record is written beside its place, then the chain has its line, and
+last the record takes its place: killed in between, a run reads as its journal says, and the chain vouches for that.
+"""
+
+from __future__ import annotations
+
+import os
+
+from opsbook.archive.chain import ChainKind, Heads, append_line
+from opsbook.archive.files import archive_errors, create, drafted, write_whole
+from opsbook.archive.layout import DEPTH, Claim, RunFolder
+from opsbook.archive.links import digest_of
+from opsbook.archive.reserve import Reserve
+from opsbook.errors import ArchiveError
+
+LAST_WORDS = 48 * 1024
+"""Bytes for the journal's last line, the chain's, notes, and what is left unused of a block."""
+
+
+class ClaimedRun:
+    """A run that is this process's own."""
+
+    def __init__(self, folder: RunFolder, *, record: bytes, runbook: bytes, shared: bool = False) -> None:
+        """Make the folder, with all it takes to tell later what was about to run.
+
+        Raises:
+            ArchiveError: it could not be made; nothing of it is left.
+        """
+        self.folder = folder
+        self._root = folder.path.parents[DEPTH - 1]
+        self._claimed = Heads(record=digest_of(record), runbook=digest_of(runbook))
+        self.notes: list[str] = []
+        """What the record should say of all this."""
+        self._reserve: Reserve | None = None
+        self._claim = Claim(folder, shared=shared)
+        try:
+            write_whole(folder.source, runbook)
+            with archive_errors(f"begin {folder.journal}"):
+                os.close(create(folder.journal))  # in the chain's eyes a run has one from the beginning
+            write_whole(folder.record, record)
+            self._reserve = Reserve(folder.reserve, 2 * len(record) + LAST_WORDS)
+            self._append(ChainKind.CLAIMED, self._claimed)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def make_room(self, size: int) -> None:
+        """Reserve so many bytes more for the record.
+
+        Raises:
+            ArchiveError: there is no room for them.
+        """
+        if self._reserve is not None:
+            self._reserve.grow(size)
+
+    def use_room(self) -> None:
+        """Give back what was reserved: the last words are about to be written."""
+        if self._reserve is not None:
+            self._reserve.release()
+        self._reserve = None
+
+    def finish(self, record: bytes, *, journal: str, copy: str, insist: bool = False) -> None:
+        """Replace the record by that of the run's end, and put both into the chain.
+
+        With `insist` the record is written even where the chain cannot be.
+
+        Raises:
+            ArchiveError: the record could not be written, or the chain.
+        """
+        self._claim.check_place()
+        heads = Heads(record=digest_of(record), runbook=self._claimed.runbook, journal=journal, copy=copy)
+        with drafted(self.folder.record, record):
+            try:
+                self._append(ChainKind.ENDED, heads)
+            except ArchiveError:
+                if not insist:
+                    raise
+
+    def _append(self, kind: ChainKind, heads: Heads) -> None:
+        line = append_line(self._root, run_id=self.folder.run_id, kind=kind, heads=heads)
+        if line.dropped:
+            self.notes.append(f"the end of the archive's chain was torn: {line.dropped} bytes were dropped")
+
+    def abandon(self) -> None:
+        """Take everything back: nothing ran."""
+        self._claim.abandon()
+        self.release()
+
+    def release(self) -> None:
+        """The run is over: let go of it."""
+        self.use_room()
+        self._claim.release()

@@ -1,0 +1,102 @@
+"""The flags about locks that several commands share, and what is refused for the locks' sake before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opsbook.archive.history import find_run
+from opsbook.archive.layout import is_run_id
+from opsbook.config import Settings
+from opsbook.errors import BusyError, ConnectError, UsageError
+from opsbook.execution.marks import Marks, ancestors, refuse_marked
+from opsbook.execution.request import Locking, RunRequest
+from opsbook.locks.folder import lock_folder
+from opsbook.locks.lock_file import is_held
+from opsbook.model.target import Target
+
+if TYPE_CHECKING:
+    from opsbook.ssh.route import Atlas
+
+LOCKS = ("lock", "acknowledge")
+"""The flags `locking_for` takes; the third is the run's options'."""
+_OPTIONS = (
+    click.option("--wait-lock", metavar="TIME", help="How long to wait for targets another run is changing."),
+    click.option("--lock", metavar="NAME", help="Hold a lock of this name for the whole run; for cron."),
+    click.option("--acknowledge", metavar="RUN", help="Go on where that run left targets in the middle."),
+)
+
+
+def locking_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the flags about locks."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def locking_for(
+    settings: Settings, archive: Path, *, lock: str | None, acknowledge: str | None, checking: bool
+) -> Locking:
+    """Return what a run locks, as flags and settings say.
+
+    Raises:
+        UsageError: the lock has no name, or no such run is known to be acknowledged.
+        BusyError: that run still runs.
+    """
+    path = settings.locks.path
+    if lock is not None and not lock.strip():
+        raise UsageError("--lock needs a name", "such as --lock nightly-patch")
+    if acknowledge is not None:
+        if checking:
+            raise UsageError("a dry run cannot --acknowledge anything", "it changes nothing: leave out one of the two")
+        acknowledge = _acknowledged(acknowledge, archive, path)
+    return Locking(path=path, name=lock, acknowledge=acknowledge)
+
+
+def _acknowledged(text: str, archive: Path, path: str | None) -> str:
+    """Return the id of the run that is meant: it need not be in an archive any more."""
+    run_id = text if is_run_id(text) else find_run(archive, text).folder.run_id
+    if any(holder.run_id == run_id and is_held(lock.file) for lock, holder in lock_folder(path).named()):
+        raise BusyError(f"run {run_id} still runs", "opsbook stop ends it")
+    return run_id
+
+
+def refuse_what_is_marked(request: RunRequest) -> None:
+    """Refuse a run whose `%%on` lines name targets to change that a run has left in the middle (SEMANTICS 23).
+
+    What Python cells choose is not known yet: they are refused when they ask.
+
+    Raises:
+        RefusedError: one of them was.
+    """
+    folder = lock_folder(request.locking.path)
+    if request.options.checking or not any(holder.targets for _, holder in folder.named()):
+        return
+    from opsbook.fleet.plan import plan_targets  # noqa: PLC0415  few runs find anything marked
+    from opsbook.ssh.route import Atlas  # noqa: PLC0415
+
+    plan = plan_targets(
+        request.runbook,
+        request.binding,
+        inventory=request.inventory,
+        pattern=request.pattern,
+        selected=request.selected,
+        options=request.options,
+    )
+    perhaps = {cell.id for cell in request.runbook.code_cells if "on-failure" in cell.tags}
+    named = {name for cell in plan.cells if cell.changes and cell.id not in perhaps for name in cell.targets}
+    atlas, targets = Atlas(request.options), request.inventory.targets if request.inventory is not None else ()
+    addresses = {target.name: _address(atlas, target) for target in targets if target.name in named}
+    before = request.resumed.folder.run_id if request.resumed is not None else None
+    mine = ancestors(request.archive, before) | frozenset(filter(None, (request.locking.acknowledge,)))
+    refuse_marked(folder, addresses, Marks(mine))
+
+
+def _address(atlas: Atlas, target: Target) -> str:
+    try:
+        return atlas.route(target).endpoint
+    except ConnectError:
+        return target.address

@@ -1,0 +1,297 @@
+"""What the cells of a run say: taken from the kernel's messages, counted, capped, and kept in copy and journal.
+
+Completeness comes by counts, never by arrival: our own kernel says with a cell's reply how many outputs it handed
+over, and what has not come when the kernel says it is idle is recorded as lost. Of text the head is kept and the last
+of the rest, with one line between them that says how much was cut. Knows nothing of cell states.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import zmq
+from msgspec import Struct
+from nbclient.exceptions import CellExecutionComplete
+from papermill.clientwrap import PapermillNotebookClient
+
+from opsbook.execution.run_state import RunInProgress
+from opsbook.execution.terms import COUNTED, OUTPUTS_KEY
+from opsbook.model.event import CellOutput
+from opsbook.runbook.notebook import Document
+
+MOST_OUTPUTS = 5000
+"""Outputs a cell of the copy may have: each of them is a box in Jupyter, and costs whoever opens it."""
+TAIL = 64 * 1024
+"""Characters of the end of a text that are kept when its middle is cut."""
+ERROR = 256 * 1024
+"""Characters of an error that are kept, whatever the cell said before it."""
+_TURN = 100
+"""Messages that are taken before anything else has its turn: a deadline, the kernel's death."""
+_IDLE_S = 60
+"""Seconds the last outputs of a cell may take after the kernel's reply."""
+
+
+class Loss(Struct, frozen=True, kw_only=True):
+    """What of a cell's output is not there to be read."""
+
+    cut: int = 0
+    """Characters over the cap."""
+    lost: int = 0
+    """Outputs that never arrived."""
+
+    def notes(self, label: str) -> list[str]:
+        """Say it for a reader of the record."""
+        cut = (
+            f'{self.cut:,} characters of what "{label}" said were cut ([output] in opsbook.toml says how much is kept)'
+        )
+        lost = f'{self.lost:,} outputs of "{label}" were lost on their way'
+        lost = f'1 output of "{label}" was lost on its way' if self.lost == 1 else lost
+        return [note for holds, note in ((self.cut, cut), (self.lost, lost)) if holds]
+
+
+def clip(text: str, most: int = ERROR) -> str:
+    """Return a text, or its head and the note that it was cut.
+
+    >>> clip("abcdef", 4)
+    'abcd… (2 more characters)'
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most} more characters)"
+
+
+class Keeper:
+    """Decides what of one cell's output one place keeps."""
+
+    def __init__(self, most: int) -> None:
+        self._tail_room = min(TAIL, most // 4)
+        self._head_room = most - self._tail_room
+        self._tail: deque[tuple[str, str]] = deque()
+        self._tail_size = 0
+        self._told = 0
+        self.kept = 0
+        """Characters that were kept, without those of the tail that is still open."""
+        self.cut = 0
+        """Characters that were not."""
+
+    def admits(self, size: int) -> bool:
+        """Take something that is kept whole or not at all; what takes less room than before gives some back."""
+        if size > self._head_room:
+            self.cut += size
+            return False
+        self._head_room -= size
+        self.kept += size
+        return True
+
+    def fill(self) -> None:
+        """Let the head be full, whatever room it has left: there may be no more outputs."""
+        self._head_room = 0
+
+    def take(self, name: str, text: str) -> str:
+        """Return the part of a text that belongs to the head; of what comes after, the last is remembered."""
+        head = "" if self._tail or self.cut else text[: self._head_room]
+        self._head_room -= len(head)
+        self.kept += len(head)
+        if len(head) < len(text):
+            self._remember(name, text[len(head) :])
+        return head
+
+    def _remember(self, name: str, text: str) -> None:
+        self._tail.append((name, text))
+        self._tail_size += len(text)
+        while self._tail_size > self._tail_room:
+            first, oldest = self._tail.popleft()
+            dropped = min(self._tail_size - self._tail_room, len(oldest))
+            if dropped < len(oldest):
+                self._tail.appendleft((first, oldest[dropped:]))
+            self._tail_size -= dropped
+            self.cut += dropped
+
+    def rest(self) -> Iterator[tuple[str, str]]:
+        """Yield what follows the head: one line that says how much was cut, if it was, and the tail."""
+        if self.cut > self._told:
+            yield "stderr", f"\n… {self.cut:,} characters of this cell's output were cut …\n"
+        self._told = self.cut
+        for name, pieces in groupby(self._tail, key=itemgetter(0)):
+            yield name, "".join(text for _, text in pieces)
+        self._tail.clear()
+        self.kept += self._tail_size
+        self._tail_size = 0
+
+
+class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill is not typed
+    """Takes the messages of one run's kernel."""
+
+    def __init__(self, nb_man: Any, *, run: RunInProgress, **options: Any) -> None:
+        options = {"iopub_timeout": _IDLE_S, **options, "raise_on_iopub_timeout": False}
+        super().__init__(nb_man, km=run.kernel_manager, **options)
+        self._run = run
+        self.kc = run.kernel_client
+        self.on_cell_executed = self._take_reply
+        self._cell_id = ""
+        self._room = run.output.run_characters
+        """Characters the run may still keep."""
+        self._loss = Loss()
+        """What of the last cell's output is missing, until its end is recorded."""
+        self._begin_outputs()
+
+    def _begin_outputs(self) -> None:
+        """Forget what the cell before said."""
+        self._stream: Document | None = None
+        self._pieces: list[str] = []
+        self._most = min(self._run.output.cell_characters, self._room)
+        self._copy, self._journal = Keeper(self._most), Keeper(self._most)
+        self._shown: dict[str, int] = {}
+        self._open: tuple[str, Document, int] | None = None
+        """The request the kernel answers, its cell and index, once it has begun to."""
+        self._arrived = 0
+        self._announced: int | None = None
+        self._idle = self._replied = False
+
+    def _take_reply(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
+        """Read how many outputs the kernel handed over (nbclient's hook)."""
+        self._replied = True
+        self._announced = execute_reply["metadata"].get(OUTPUTS_KEY)
+
+    def process_message(self, msg: dict[str, Any], cell: Document, cell_index: int) -> Any:
+        """Take one message of the kernel (nbclient's hook), and record the text in it."""
+        kind, content = msg["msg_type"], msg["content"]
+        self._open = msg["parent_header"]["msg_id"], cell, cell_index
+        self._arrived += kind in COUNTED
+        if kind == "stream":
+            self._tell(content["name"], content["text"])
+        elif kind == "error":
+            content["traceback"] = [clip("\n".join(content["traceback"]))]
+            content["evalue"] = clip(content["evalue"])
+            self._tell_rest()
+            self._say("error", content["traceback"][0] + "\n")
+        elif kind in {"execute_result", "display_data"}:
+            self._tell("stdout", str(content["data"].get("text/plain", "")) + "\n")
+        elif kind == "status":
+            self._idle = content["execution_state"] == "idle" or self._idle
+        elif kind == "clear_output" and not content.get("wait"):
+            self._clear()
+        elif (kind == "update_display_data" or kind.startswith("comm")) and not self._fits(msg):
+            return None
+        return super().process_message(msg, cell, cell_index)
+
+    def _tell(self, stream: str, text: str) -> None:
+        """Record what the journal keeps of a text."""
+        self._say(stream, self._journal.take(stream, text))
+
+    def _tell_rest(self) -> None:
+        for stream, text in self._journal.rest():
+            self._say(stream, text)
+
+    def _say(self, stream: str, text: str) -> None:
+        if text:
+            self._run.recorder.submit(CellOutput(cell_id=self._cell_id, stream=stream, text=text))
+
+    def _clear(self) -> None:
+        """Begin the copy's outputs again: what the author took away counts no more."""
+        self._stream, self._pieces = None, []
+        self._copy = Keeper(self._most)
+        self._shown.clear()
+
+    def _fits(self, msg: dict[str, Any]) -> bool:
+        """Whether the copy has room for something that is no text. What replaces itself counts once."""
+        size = _characters(msg["content"]) + sum(map(len, msg.get("buffers", ())))
+        shown = (msg["content"].get("transient") or {}).get("display_id", "")
+        fits = self._copy.admits(size - self._shown.get(shown, 0))
+        if fits and shown:
+            self._shown[shown] = size
+        return fits
+
+    def output(self, outs: list[Document], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
+        """Add an output to the cell (nbclient's hook); text of one stream goes into one output as it arrives."""
+        if self.clear_before_next_output:
+            self._clear()
+            outs[:] = []
+        if len(outs) >= MOST_OUTPUTS:
+            self._copy.fill()
+        hooked = bool(self.output_hook_stack.get(msg["parent_header"].get("msg_id")))
+        if msg["msg_type"] == "stream" and not hooked:
+            self._add_text(outs, msg["content"]["name"], msg["content"]["text"], cell_index)
+            return None
+        if msg["msg_type"] == "error":
+            self._add_rest(outs, cell_index)
+        elif not self._fits(msg):
+            return None
+        self._close_stream()
+        return super().output(outs, msg, display_id, cell_index)
+
+    def _add_text(self, outs: list[Document], name: str, text: str, cell_index: int) -> None:
+        kept = self._copy.take(name, text)
+        if kept:
+            self._append(outs, name, kept, cell_index)
+
+    def _add_rest(self, outs: list[Document], cell_index: int) -> None:
+        for name, text in self._copy.rest():
+            self._append(outs, name, text, cell_index)
+
+    def _append(self, outs: list[Document], name: str, text: str, cell_index: int) -> None:
+        """Add text to the stream output that is growing, or begin another."""
+        if self._stream is None or not outs or outs[-1] is not self._stream or self._stream.name != name:
+            self._close_stream()
+            kind = {"msg_type": "stream"}
+            begun = {**kind, "header": kind, "parent_header": {}, "content": {"name": name, "text": ""}}
+            self._stream = super().output(outs, begun, None, cell_index)
+        self._pieces.append(text)
+
+    def _close_stream(self) -> None:
+        """Join the pieces of the stream output that has been growing."""
+        if self._stream is not None:
+            self._stream.text = "".join(self._pieces)
+        self._stream, self._pieces = None, []
+
+    def _end_outputs(self, cell: Document, index: int) -> Loss:
+        """Close what the cell said, and say what of it is missing."""
+        self._add_rest(cell.outputs, index)
+        self._close_stream()
+        self._tell_rest()
+        self._room = max(0, self._room - max(self._copy.kept, self._journal.kept))
+        missing = max(0, (self._announced or 0) - self._arrived)
+        lost = missing + (not self._idle) if self._replied else 0  # without a reply the cell's state says it already
+        return Loss(cut=max(self._copy.cut, self._journal.cut), lost=lost)
+
+    async def _async_poll_output_msg(self, parent_msg_id: str, cell: Document, cell_index: int) -> None:
+        """Read until the kernel is idle (nbclient's hook): what has come already without asking the loop each time."""
+        while True:
+            msg = await self.kc.iopub_channel.get_msg(timeout=None)
+            for one in (msg, *self._at_hand()):
+                if one["parent_header"].get("msg_id") == parent_msg_id:
+                    try:
+                        self.process_message(one, cell, cell_index)
+                    except CellExecutionComplete:
+                        return
+
+    def _at_hand(self) -> Iterator[dict[str, Any]]:
+        """Yield messages that have come, up to a turn's worth."""
+        channel = self.kc.iopub_channel
+        socket: zmq.Socket[bytes] = zmq.Socket.shadow(channel.socket.underlying)
+        for _ in range(_TURN):
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield channel.session.deserialize(channel.session.feed_identities(frames)[1])
+
+    async def _go_on_reading(self) -> None:
+        """Take what a cell still says that nobody waits for any more: a kernel that is not read from stands still."""
+        while True:
+            msg = await self.kc.iopub_channel.get_msg(timeout=None)
+            if self._open is not None and msg["parent_header"].get("msg_id") == self._open[0]:
+                with suppress(CellExecutionComplete):
+                    self.process_message(msg, *self._open[1:])
+
+
+def _characters(value: Any) -> int:
+    """Count the characters of text in a message."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 8

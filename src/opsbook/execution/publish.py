@@ -1,0 +1,69 @@
+"""The last words of a run: the journal's last line, the record, and the line in the archive's chain, in this order.
+
+What cannot be written makes the run one whose archive failed, and the record says so; a record the archive does not
+take goes to the user's state folder, and where that does not take it either, to whoever reads the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from opsbook.archive.claimed import ClaimedRun
+from opsbook.archive.copy import CopyWriter
+from opsbook.archive.spill import spill_record
+from opsbook.errors import ArchiveError
+from opsbook.execution.recorder import Recorder
+from opsbook.execution.request import FinishedRun
+from opsbook.model.event import RunEnded
+from opsbook.model.run import RunRecord
+
+
+def publish(
+    record: RunRecord,
+    *,
+    judge_again: Callable[[str], RunRecord],
+    recorder: Recorder,
+    files: ClaimedRun,
+    copy: CopyWriter,
+) -> FinishedRun:
+    """Write how a run ended, and return what could be written; the executed copy has been written already.
+
+    `judge_again` returns the record of the run when the archive failed for the reason given.
+    """
+    files.use_room()
+    said = ""
+    try:
+        _write(record, recorder, files, copy=copy.head, insist=False)
+    except ArchiveError as error:
+        record = judge_again(str(error))
+        try:
+            copy.finish(record)
+        except ArchiveError:
+            copy.discard()  # it says that the run ended otherwise; what the cells printed is in the journal
+        try:
+            _write(record, recorder, files, copy=copy.head, insist=True)
+        except ArchiveError as again:
+            said = _spill(record, why=str(again))
+    recorder.close()
+    return FinishedRun(record=record, folder=files.folder, said=(said,) if said else ())
+
+
+def _write(record: RunRecord, recorder: Recorder, files: ClaimedRun, *, copy: str, insist: bool) -> None:
+    """Write everything; with `insist` only the record has to be written."""
+    ended = RunEnded(status=record.status, exit_code=record.exit_code or 0, reason=record.reason)
+    try:
+        recorder.end(ended)
+    except ArchiveError:
+        if not insist:
+            raise
+    files.finish(msgspec.json.encode(record), journal=recorder.head, copy=copy, insist=insist)
+
+
+def _spill(record: RunRecord, *, why: str) -> str:
+    """Put the record somewhere else, and say where."""
+    data = msgspec.json.encode(record)
+    place = spill_record(record.run_id, data)
+    where = f"it is in {place}" if place is not None else f"it follows:\n{data.decode()}"
+    return f"the archive did not take the record of {record.run_id} ({why}); {where}"
