@@ -132,23 +132,6 @@ def test_a_wholly_encrypted_file_beside_an_inventory_is_named_and_fails_nothing_
     assert targets["w2"].vars == {"a": 1}
 
 
-def test_a_wholly_encrypted_file_beside_an_inventory_is_named_and_fails_nothing_else(tmp_path: Path) -> None:
-    cipher = "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
-    write(
-        tmp_path,
-        {
-            "hosts": "[web]\nw1\nw2\n[db]\nd1\n",
-            "group_vars/web/vault.yml": cipher,
-            "group_vars/web/vars.yml": "a: 1\n",
-            "host_vars/w2": cipher,
-        },
-    )
-    targets = {target.name: target for target in load([tmp_path / "hosts"]).targets}
-    group, host = str(tmp_path / "group_vars/web/vault.yml"), str(tmp_path / "host_vars/w2")
-    assert {name: target.sealed for name, target in targets.items()} == {"w1": (group,), "w2": (group, host), "d1": ()}
-    assert targets["w2"].vars == {"a": 1}
-
-
 # directories
 
 

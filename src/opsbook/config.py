@@ -20,9 +20,12 @@ from opsbook.errors import UsageError
 from opsbook.redaction import is_reference
 
 FILE = "opsbook.toml"
+NO_CONFIG = "none"
+"""The name of no ssh_config file."""
 _TOP = (
     "archive",
     "archive_mode",
+    "inventory",
     "parallel",
     "max_fail",
     "command_timeout",
@@ -31,8 +34,24 @@ _TOP = (
     "cell_timeout",
     "always_timeout",
 )
-_SSH = ("host_keys", "connect_timeout", "keepalive", "password", "sudo_password")
-_VARIABLES = [name.upper() for name in (*_TOP, *_SSH, "inventory", "known_hosts", "ssh_config", "locks")]
+_SSH = ("host_keys", "known_hosts", "connect_timeout", "keepalive", "password", "sudo_password")
+_VARIABLES = {
+    **{f"OPSBOOK_{name.upper()}": (name,) for name in _TOP},
+    **{f"OPSBOOK_{name.upper()}": ("ssh", name) for name in _SSH},
+    "OPSBOOK_SSH_CONFIG": ("ssh", "config"),
+    "OPSBOOK_LOCKS": ("locks", "path"),
+}
+"""Which setting each variable lays itself over."""
+_SEVERAL = {("inventory",), ("trusted_scripts",), ("ssh", "known_hosts")}
+"""Settings that are lists: in a file one may stand alone, in a variable they are joined as a PATH is."""
+_PATHS = {
+    ("archive",),
+    ("inventory",),
+    ("trusted_scripts",),
+    ("ssh", "known_hosts"),
+    ("ssh", "config"),
+    ("locks", "path"),
+}
 
 
 class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,7 +141,7 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
         raise UsageError(f"{sources}: {error}", _guess(str(error))) from None
     if settings.ssh.host_keys not in {"", "strict", "accept-new", "off"}:
         raise UsageError(f"host_keys is {settings.ssh.host_keys!r}", "strict, accept-new or off")
-    if settings.ssh.config not in {None, "none"} and not Path(str(settings.ssh.config)).is_file():
+    if settings.ssh.config not in {None, NO_CONFIG} and not Path(str(settings.ssh.config)).is_file():
         raise UsageError(f"there is no ssh_config file {settings.ssh.config}", "none stands for no file")
     for name in ("password", "sudo_password"):
         given = getattr(settings.ssh, name)
@@ -138,47 +157,27 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: {error}", 'it is a TOML file, such as: inventory = "hosts.ini"') from error
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    for key in ("inventory", "trusted_scripts"):
-        if key in values:
-            values[key] = _listed(values[key])
-    for key in ("archive", "inventory", "trusted_scripts"):
-        if key in values:
-            values[key] = _absolute(values[key], file.parent)
-    locks = values.get("locks")
-    if isinstance(locks, dict) and "path" in locks:
-        locks["path"] = _absolute(locks["path"], file.parent)
-    ssh = values.get("ssh")
-    if isinstance(ssh, dict):
-        if "known_hosts" in ssh:
-            ssh["known_hosts"] = _absolute(_listed(ssh["known_hosts"]), file.parent)
-        if "config" in ssh and ssh["config"] != "none":
-            ssh["config"] = _absolute(ssh["config"], file.parent)
+    for place in _SEVERAL | _PATHS:
+        table = values.get(place[0]) if len(place) > 1 else values
+        if not isinstance(table, dict) or place[-1] not in table:
+            continue  # a table that is none is told as the mistake it is
+        value = _listed(table[place[-1]]) if place in _SEVERAL else table[place[-1]]
+        table[place[-1]] = _absolute(value, file.parent) if place in _PATHS and value != NO_CONFIG else value
     return values
 
 
 def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
     """Lay the variables over the file's values; return the names of those that are set."""
-    for name in _TOP:
-        if environ.get(f"OPSBOOK_{name.upper()}"):
-            values[name] = environ[f"OPSBOOK_{name.upper()}"]
-    if environ.get("OPSBOOK_INVENTORY"):
-        values["inventory"] = environ["OPSBOOK_INVENTORY"].split(os.pathsep)
-    if environ.get("OPSBOOK_LOCKS") and isinstance(values.get("locks", {}), dict):
-        values["locks"] = {**values.get("locks", {}), "path": _absolute(environ["OPSBOOK_LOCKS"], Path.cwd())}
-    ssh = values.get("ssh", {})
-    if not isinstance(ssh, dict):
-        return []  # the file's own mistake is told first
-    ssh = dict(ssh)
-    for name in _SSH:
-        if environ.get(f"OPSBOOK_{name.upper()}"):
-            ssh[name] = environ[f"OPSBOOK_{name.upper()}"]
-    if environ.get("OPSBOOK_KNOWN_HOSTS"):
-        ssh["known_hosts"] = environ["OPSBOOK_KNOWN_HOSTS"].split(os.pathsep)
-    if environ.get("OPSBOOK_SSH_CONFIG"):
-        ssh["config"] = environ["OPSBOOK_SSH_CONFIG"]
-    if ssh:
-        values["ssh"] = ssh
-    return [f"OPSBOOK_{name}" for name in _VARIABLES if environ.get(f"OPSBOOK_{name}")]
+    names = [name for name in _VARIABLES if environ.get(name)]
+    for name in names:
+        place = _VARIABLES[name]
+        table = values.setdefault(place[0], {}) if len(place) > 1 else values
+        if not isinstance(table, dict):
+            return []  # the file's own mistake is told first
+        table[place[-1]] = environ[name].split(os.pathsep) if place in _SEVERAL else environ[name]
+        if place == ("locks", "path"):
+            table["path"] = _absolute(table["path"], Path.cwd())
+    return names
 
 
 def _listed(value: Any) -> Any:

@@ -64,7 +64,7 @@ class PlainProgress:
     def _lines(self, event: Event) -> list[str]:
         lines: list[str] = []
         match event:
-            case RunStarted():
+            case RunStarted() | RunEnded() | StopRequested() | LockAwaited() | MarksCleared():
                 lines = [_run_line(event)]
             case CellStarted():
                 lines = [f"{self._cell(event.cell_id)} starts{_again(event)}"]
@@ -79,15 +79,6 @@ class PlainProgress:
                 lines = [_target_line(event)]
             case CallEnded():
                 lines = _skipped_lines(self._progress.calls.get(event.call))
-            case LockAwaited():
-                lines = [f"waiting: {one_line(event.holder)}"]
-            case MarksCleared():
-                left = one_line(name_ranges(event.targets)) or "nothing"
-                lines = [f"acknowledged: {left} left in the middle by run {one_line(event.run_id)}"]
-            case StopRequested():
-                lines = [f"stopping: {one_line(event.signal)}"]
-            case RunEnded():
-                lines = [f"run {words(event.status)} exit {event.exit_code}"]
         return lines
 
     def _cell(self, cell_id: str | None) -> str:
@@ -95,7 +86,23 @@ class PlainProgress:
         return f'cell {number}/{len(self._progress.cells)} "{one_line(label)}"' if number else "cell"
 
 
-def _run_line(event: RunStarted) -> str:
+def _run_line(event: RunStarted | RunEnded | StopRequested | LockAwaited | MarksCleared) -> str:
+    """Say what happened to the run as a whole."""
+    match event:
+        case RunStarted():
+            return _first_line(event)
+        case RunEnded():
+            return f"run {words(event.status)} exit {event.exit_code}"
+        case StopRequested():
+            return f"stopping: {one_line(event.signal)}"
+        case LockAwaited():
+            return f"waiting: {one_line(event.holder)}"
+        case MarksCleared():
+            left = one_line(name_ranges(event.targets)) or "nothing"
+            return f"acknowledged: {left} left in the middle by run {one_line(event.run_id)}"
+
+
+def _first_line(event: RunStarted) -> str:
     values = " ".join(f"{name}={one_line(show_value(value))}" for name, value in event.parameters.items())
     name = PurePath(event.runbook).name or event.title
     before = f"goes on with {one_line(event.resumed_from)}" if event.resumed_from else ""

@@ -117,11 +117,16 @@ class Progress:
             case Intent() | TargetOutput() | TargetEnded() | CallEnded() as event:
                 if (call := self.calls.get(event.call)) is not None:
                     self._apply_call(event, call, at=entry.at)
-            case StopRequested() as event:
-                self.stopping = event.signal
-            case LockAwaited() as event:
-                self.awaiting = event.holder
-            case RunEnded() as event:
+            case StopRequested() | LockAwaited() | RunEnded() as event:
+                self._apply_to_run(event)
+
+    def _apply_to_run(self, event: StopRequested | LockAwaited | RunEnded) -> None:
+        match event:
+            case StopRequested(signal=name):
+                self.stopping = name
+            case LockAwaited(holder=holder):
+                self.awaiting = holder
+            case RunEnded():
                 self.ended = event
 
     def place(self, cell_id: str | None) -> tuple[int, str]:
