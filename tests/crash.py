@@ -161,10 +161,10 @@ class Watch:
             if how in FAILS:
                 self._note(site=site, call=call, nth=nth, path=path, error=how.value)
                 raise OSError(FAILS[how], os.strerror(FAILS[how]), path)
-            half = how is How.SHORT and call == "write"
+            part = _part(args) if how is How.SHORT and call == "write" else ()
             facts = self._facts(call, path, args)
             try:
-                result = real(args[0], bytes(args[1])[: max(1, len(args[1]) // 2)]) if half else real()
+                result = real(*part)
             except OSError as error:
                 facts = {"raised": error.errno}
                 raise
@@ -181,7 +181,7 @@ class Watch:
             self._lock.release()
             time.sleep(STALL_S)
         if how is How.TORN and call == "write":
-            real(args[0], bytes(args[1])[: len(args[1]) // 2])
+            real(*_part(args))
         if how in {How.BEFORE, How.TORN, How.STALL}:
             _end()
 
@@ -204,6 +204,11 @@ class Watch:
 
     def _note(self, **entry: Any) -> None:
         self._write(self._trace, json.dumps(entry).encode() + b"\n")
+
+
+def _part(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments of a write of half as much."""
+    return args[0], bytes(args[1])[: max(1, len(args[1]) // 2)], *args[2:]
 
 
 def _path(place: Any, folder: int | None) -> str:

@@ -184,6 +184,8 @@ def test_an_intent_is_granted_by_the_runners_answer_and_by_nothing_less(sshd, tm
             for message in map(decoder.decode, lines):
                 if isinstance(message, m.Hello):
                     answer(m.Welcome(ticket=message.ticket, options=options, **welcome))
+                elif isinstance(message, m.LockRequest):
+                    answer(m.Ack(ticket=message.ticket))
                 elif isinstance(message, m.IntentRequest):
                     asked.append(message)
 

@@ -116,6 +116,19 @@ class Redactor:
         pattern = self._pattern
         return text if pattern is None else pattern.sub(MASK, text)
 
+    def document(self, data: bytes) -> bytes:
+        """Return a JSON document byte for byte as it is, or where a known value lies in it, with that masked."""
+        if self._pattern is None:
+            return data
+        text = data.decode("utf-8", "replace")
+        try:
+            read = json.loads(text)
+        except (ValueError, RecursionError):
+            read = None
+        cleaned = self.clean(read)  # what is escaped in the text is found here
+        masked = self.text(text if cleaned == read else json.dumps(cleaned, ensure_ascii=False))
+        return data if masked == text else masked.encode("utf-8", "replace")
+
     def clean(self, value: Any) -> Any:
         """Return a value with all free text in it masked: in mappings (keys too), in lists, and in Structs.
 

@@ -59,11 +59,13 @@ class ChainLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     heads: Heads
     prev: str
     """sha256 of the line before, without its newline; 64 zeros on the first."""
+    replaces: int = 0
+    """The number of an earlier line of the same run, whose files could not all be put in their places."""
     dropped: int = 0
     """Bytes of a torn line that stood behind the line before and were dropped."""
 
 
-def append_line(root: Path, *, run_id: str, kind: ChainKind, heads: Heads) -> ChainLine:
+def append_line(root: Path, *, run_id: str, kind: ChainKind, heads: Heads, replaces: int = 0) -> ChainLine:
     """Append a line, and return it when it is on disk.
 
     Raises:
@@ -85,11 +87,10 @@ def append_line(root: Path, *, run_id: str, kind: ChainKind, heads: Heads) -> Ch
                 kind=kind,
                 heads=heads,
                 prev=digest_of(last) if last else FIRST,
+                replaces=replaces,
                 dropped=torn,
             )
             _write(descriptor, msgspec.json.encode(line) + b"\n", keep=size - torn)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.fsync(descriptor)  # one sync of several who wait may put all their lines on disk
         finally:
             os.close(descriptor)
     return line
@@ -151,6 +152,7 @@ def _write(descriptor: int, data: bytes, *, keep: int) -> None:
     """Write all of it, or leave the file with the bytes to keep."""
     try:
         write_all(descriptor, data)
+        os.fsync(descriptor)
     except OSError:
         os.ftruncate(descriptor, keep)
         raise

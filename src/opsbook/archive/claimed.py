@@ -13,6 +13,7 @@ from opsbook.archive.files import archive_errors, create, drafted, write_whole
 from opsbook.archive.layout import DEPTH, Claim, RunFolder
 from opsbook.archive.links import digest_of
 from opsbook.archive.reserve import Reserve
+from opsbook.archive.sweep import sweep
 from opsbook.errors import ArchiveError
 
 LAST_WORDS = 48 * 1024
@@ -33,8 +34,11 @@ class ClaimedRun:
         self._claimed = Heads(record=digest_of(record), runbook=digest_of(runbook))
         self.notes: list[str] = []
         """What the record should say of all this."""
+        self._ended = 0
+        """The number of the chain's line that says how it ended."""
         self._reserve: Reserve | None = None
         self._claim = Claim(folder, shared=shared)
+        sweep(self._root)
         try:
             write_whole(folder.source, runbook)
             with archive_errors(f"begin {folder.journal}"):
@@ -79,7 +83,8 @@ class ClaimedRun:
                     raise
 
     def _append(self, kind: ChainKind, heads: Heads) -> None:
-        line = append_line(self._root, run_id=self.folder.run_id, kind=kind, heads=heads)
+        line = append_line(self._root, run_id=self.folder.run_id, kind=kind, heads=heads, replaces=self._ended)
+        self._ended = line.seq if kind is ChainKind.ENDED else 0
         if line.dropped:
             self.notes.append(f"the end of the archive's chain was torn: {line.dropped} bytes were dropped")
 

@@ -56,6 +56,7 @@ def make_folder(folder: Path, *, shared: bool = False) -> None:
     make_folder(folder.parent, shared=shared)
     with suppress(FileExistsError):
         new_folder(folder, shared=shared)
+        sync_folder(folder.parent)  # what is put on disk in it is worth nothing without its own name
 
 
 def new_folder(folder: Path, *, shared: bool = False) -> None:

@@ -132,7 +132,13 @@ class RecordFold:
         return outcome(self.cells, self._targets, replace(ending, limit_passed=self._caught))
 
     def close(self) -> None:
-        """Nothing more will come: a target that was sent a command nobody saw the end of is lost (SEMANTICS 18)."""
+        """Nothing more will come: a target that was sent a command nobody saw the end of is lost (SEMANTICS 18).
+
+        A cell nobody saw the end of is interrupted.
+        """
+        for cell in self.cells:
+            if cell.state is CellState.RUNNING:
+                self._change_cell(cell.id, state=CellState.INTERRUPTED)
         for intent in self._sent.values():
             why = "a command was sent here and nobody knows how it ended"
             if intent.spool is not None:

@@ -18,7 +18,7 @@ from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import RunFolder, is_alive, is_run_id, run_folder
 from opsbook.errors import UsageError
 from opsbook.model.outcome import Outcome
-from opsbook.model.run import CellState, RunRecord, RunState
+from opsbook.model.run import RunRecord, RunState
 
 LAST = "last"
 LAST_FAILED = "last-failed"
@@ -67,12 +67,18 @@ def read_run(folder: RunFolder) -> ArchivedRun:
             return ArchivedRun(folder=folder, problem="its folder is a link")
         record = decode_record(folder.record.read_bytes())
     except OSError as error:
-        return ArchivedRun(folder=folder, problem=f"no record: {error.strerror}")
+        unbegun = "it was killed before it began: nothing ran" if is_unbegun(folder) and not is_alive(folder) else ""
+        return ArchivedRun(folder=folder, problem=unbegun or f"no record: {error.strerror}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return ArchivedRun(folder=folder, problem=f"damaged record: {error}")
     if record.status is RunState.RUNNING:
         record = _as_it_stands(folder, record)
     return ArchivedRun(folder=folder, record=record)
+
+
+def is_unbegun(folder: RunFolder) -> bool:
+    """Whether a folder is that of a claim which was never finished: no kernel was started, and nothing was sent."""
+    return not folder.record.exists() and not (folder.journal.exists() and folder.journal.stat().st_size)
 
 
 def _as_it_stands(folder: RunFolder, claimed: RunRecord) -> RunRecord:
@@ -89,11 +95,8 @@ def _as_it_stands(folder: RunFolder, claimed: RunRecord) -> RunRecord:
     if fold.ended is not None:  # it was killed between its last event and its record
         last = fold.ended
         return replace(seen, status=last.status, reason=last.reason, exit_code=last.exit_code)
-    cells = tuple(
-        replace(cell, state=CellState.INTERRUPTED) if cell.state is CellState.RUNNING else cell for cell in seen.cells
-    )
     why = "its process ended without finishing the record"
-    return replace(seen, status=RunState.INTERRUPTED, reason=why, exit_code=None, cells=cells)
+    return replace(seen, status=RunState.INTERRUPTED, reason=why, exit_code=None)
 
 
 def find_run(root: Path, text: str) -> ArchivedRun:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -65,7 +66,7 @@ class _Chain:
 
     def __init__(self, data: bytes) -> None:
         self.claims: dict[str, Heads] = {}
-        self.ends: dict[str, list[Heads]] = {}
+        self.ends: dict[str, list[ChainLine]] = {}
         self.hashes: set[str] = set()
         self.findings: list[Finding] = []
         self.lines = 0
@@ -94,7 +95,7 @@ class _Chain:
                 self._say(f"claimed once more in line {line.seq} of {CHAIN}", run_id=line.run_id)
             self.claims.setdefault(line.run_id, line.heads)
         elif line.kind is ChainKind.ENDED:
-            self.ends.setdefault(line.run_id, []).append(line.heads)
+            self.ends.setdefault(line.run_id, []).append(line)
 
     def _say(self, what: str, verdict: Verdict = Verdict.WRONG, *, run_id: str = "") -> None:
         self.findings.append(Finding(verdict=verdict, what=what, run_id=run_id))
@@ -145,7 +146,7 @@ def _verify_run(root: Path, run_id: str, chain: _Chain) -> Finding | None:
     return None if verdict is Verdict.WELL else Finding(verdict=verdict, what=what, run_id=run_id)
 
 
-def _verdicts(folder: RunFolder, claim: Heads | None, ends: list[Heads]) -> Iterator[tuple[Verdict, str]]:
+def _verdicts(folder: RunFolder, claim: Heads | None, ends: list[ChainLine]) -> Iterator[tuple[Verdict, str]]:
     """Yield what is to be said of a run's folder, the gravest first; `ends` are the ends the chain has of it."""
     if folder.path.is_symlink():
         yield Verdict.WRONG, "its folder is a link"
@@ -153,21 +154,28 @@ def _verdicts(folder: RunFolder, claim: Heads | None, ends: list[Heads]) -> Iter
         yield Verdict.WRONG, "its folder is gone"
     if not ends and is_alive(folder):
         yield Verdict.RUNNING, "it is running"
-    if len(ends) > 1:
+    if any(line.replaces != before.seq for before, line in pairwise(ends)):
         yield Verdict.WRONG, f"it was rewritten: {CHAIN} has its end {len(ends)} times"
     if claim is None:
         if not ends and _never_started(folder):
             yield Verdict.INTERRUPTED, "it was killed before it started"
         yield Verdict.WRONG, f"its claim is in no line of {CHAIN}: it was put there, or the line was removed"
     else:
-        end = ends[0] if ends else None
+        end = ends[-1].heads if ends else None
         for what in _differences(folder, claim, end):
             yield Verdict.WRONG, what
-        if end is None:
-            yield Verdict.INTERRUPTED, f"its process was killed: {CHAIN} has its claim alone"
-        elif _digest(folder.record) != end.record and not is_alive(folder):
-            why = "it was killed before its record was finished: the journal tells how it ended"
-            yield Verdict.INTERRUPTED, why
+        for what in _interruptions(folder, ends):
+            yield Verdict.INTERRUPTED, what
+
+
+def _interruptions(folder: RunFolder, ends: list[ChainLine]) -> Iterator[str]:
+    """Yield what kept a run from coming to its end as it should have."""
+    if not ends:
+        yield f"its process was killed: {CHAIN} has its claim alone"
+    elif _digest(folder.record) != ends[-1].heads.record and not is_alive(folder):
+        yield "it was killed before its record was finished: the journal tells how it ended"
+    elif len(ends) > 1:
+        yield "its end could not be put in its place at first: the last of those in the chain holds"
 
 
 def _never_started(folder: RunFolder) -> bool:

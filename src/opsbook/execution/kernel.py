@@ -7,6 +7,7 @@ descriptor, the control channel, and nothing of our screen.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -29,6 +30,9 @@ from opsbook.model.message import CHANNEL_VARIABLE
 OWN = "python3"
 """The kernel name that means opsbook's own interpreter."""
 CONNECTION_FILE = "kernel.json"
+_PREFIX = "opsbook-kernel-"
+_INSIDE = {CONNECTION_FILE, "kernel.log", "ipython", "jupyter", "children", LEFT}
+"""What may lie in the folder besides the kernel's sockets: one with anything else in it is not swept away."""
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  the folder made there is ours alone
 """Where the kernel's folder may be when nothing better is said."""
 LONGEST = 60
@@ -175,8 +179,9 @@ def _private_folder() -> Path:
     for place in (os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""), *PLACES):
         if not place or len(place) > LONGEST:
             continue
+        _sweep(Path(place))
         try:
-            folder = Path(tempfile.mkdtemp(prefix="opsbook-", dir=place))
+            folder = _held_folder(place)
         except OSError as error:
             why = f"{place}: {error.strerror}"
             continue
@@ -190,6 +195,34 @@ def _private_folder() -> Path:
         else:
             return folder
     raise RunbookError(f"there is no folder for the kernel's sockets: {why}", "XDG_RUNTIME_DIR, TMPDIR or /tmp")
+
+
+def _held_folder(place: str) -> Path:
+    """Make a folder and hold it for the life of this process, so that nobody sweeps it away."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder
+        os.close(held)  # a sweep came between
+
+
+def _sweep(place: Path) -> None:
+    """Remove the folders of runners that were killed before there was a guard: those nobody holds."""
+    for folder in place.glob(f"{_PREFIX}????????"):
+        with suppress(OSError):
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(held).st_uid == os.geteuid() and all(map(_is_ours, folder.iterdir())):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
+
+
+def _is_ours(entry: Path) -> bool:
+    return entry.name in _INSIDE or entry.name.startswith("k-")
 
 
 def _connection(folder: Path) -> dict[str, object]:

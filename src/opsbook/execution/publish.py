@@ -7,17 +7,19 @@ take goes to the user's state folder, and where that does not take it either, to
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from opsbook.archive.claimed import ClaimedRun
 from opsbook.archive.copy import CopyWriter
 from opsbook.archive.spill import spill_record
-from opsbook.errors import ArchiveError
+from opsbook.errors import ArchiveError, ExitCode
 from opsbook.execution.recorder import Recorder
 from opsbook.execution.request import FinishedRun
 from opsbook.model.event import RunEnded
-from opsbook.model.run import RunRecord
+from opsbook.model.run import RunRecord, RunState
 
 
 def publish(
@@ -48,6 +50,13 @@ def publish(
             said = _spill(record, why=str(again))
     recorder.close()
     return FinishedRun(record=record, folder=files.folder, said=(said,) if said else ())
+
+
+def unrecorded(claimed: RunRecord, error: ArchiveError) -> bytes:
+    """Return the record of a run whose journal could not be begun: nothing ran."""
+    why, code = str(error), int(ExitCode.ARCHIVE)
+    ended = replace(claimed, status=RunState.FAILED, reason=why, exit_code=code, ended_at=datetime.now(UTC))
+    return msgspec.json.encode(ended)
 
 
 def _write(record: RunRecord, recorder: Recorder, files: ClaimedRun, *, copy: str, insist: bool) -> None:

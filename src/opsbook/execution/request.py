@@ -30,6 +30,7 @@ from opsbook.model.target import Inventory
 from opsbook.runbook.notebook import Runbook
 
 UNCHECKED = "host keys were not checked (--host-keys off)"
+MASKED = "a password of the inventory stands in the runbook: it is kept with that masked"
 DRY = "a dry run (--check): only read-only commands were sent; local Python ran"
 
 
@@ -150,8 +151,8 @@ def run_shape(request: RunRequest) -> RunShape:
     )
 
 
-def claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> RunRecord:
-    """Return the record of a run that is about to start."""
+def claimed_record(request: RunRequest, run_id: str, started_at: datetime, *, masked: bool) -> RunRecord:
+    """Return the record of a run that is about to start; `masked` where its runbook is kept with secrets masked."""
     runbook = request.runbook
     cells = tuple(
         CellRecord(id=cell.id, index=cell.index, label=cell.label, tags=cell.tags, changes=cell.changes)
@@ -164,6 +165,7 @@ def claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> Ru
             path=str(runbook.path),
             title=runbook.title,
             sha256=runbook.sha256,
+            masked=masked,
             git=None if runbook.in_memory else git_state(runbook.path),
         ),
         parameters=request.binding.values,
@@ -173,7 +175,7 @@ def claimed_record(request: RunRequest, run_id: str, started_at: datetime) -> Ru
         started_at=started_at,
         operator=operator_here(terminal=request.terminal),
         operator_reason=request.reason,
-        notes=request.notes,
+        notes=(*request.notes, *((MASKED,) if masked else ())),
         checking=request.options.checking,
         selection=request.selection,
         limits=request.limits,

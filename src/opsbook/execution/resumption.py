@@ -136,9 +136,12 @@ def runbook_of(run: ArchivedRun, record: RunRecord) -> tuple[Runbook, Runbook | 
 
     Raises:
         RunbookError: the run's own copy of it cannot be read.
+        RefusedError: a secret was masked in that copy, and the file is another one by now.
     """
     shape, name = record.shape, Path(record.runbook.path)
     path = name if shape is None or not shape.folder else Path(shape.folder) / name.name
+    if record.runbook.masked:
+        return _file_that_ran(run, record, path), None
     kept = replace(read_runbook(run.folder.source), path=path)
     if kept.sha256 != record.runbook.sha256:
         raise RunbookError(f"the runbook kept with run {run.folder.run_id} was changed", "opsbook archive verify")
@@ -147,6 +150,19 @@ def runbook_of(run: ArchivedRun, record: RunRecord) -> tuple[Runbook, Runbook | 
     except RunbookError:
         return kept, None  # it is gone, or no runbook any more
     return kept, None if now.sha256 == kept.sha256 else now
+
+
+def _file_that_ran(run: ArchivedRun, record: RunRecord, path: Path) -> Runbook:
+    """Return the runbook's own file, as long as it is what ran: the bytes kept with the run are not."""
+    why = f"a secret was masked in the runbook kept with run {run.folder.run_id}, and {path}"
+    hint = "put the file back as it was (without the secret it is another runbook), or run it anew"
+    try:
+        runbook = read_runbook(path)
+    except RunbookError as error:
+        raise RefusedError(f"{why} cannot be read: {error}", hint) from None
+    if runbook.sha256 != record.runbook.sha256:
+        raise RefusedError(f"{why} was changed since", hint)
+    return runbook
 
 
 def runbook_to_run(

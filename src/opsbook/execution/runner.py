@@ -28,7 +28,7 @@ from opsbook.execution.kernel import OWN, Kernel, start_kernel
 from opsbook.execution.locks import RunLocks
 from opsbook.execution.named_lock import named_lock
 from opsbook.execution.preflight import check_request
-from opsbook.execution.publish import publish
+from opsbook.execution.publish import publish, unrecorded
 from opsbook.execution.recorder import Recorder
 from opsbook.execution.request import FinishedRun, RunRequest, claimed_record
 from opsbook.execution.resumption import retrying
@@ -81,17 +81,23 @@ def _claim_and_run(
     redactor, given = Redactor(), frozenset(request.selected)
     known = request.inventory.targets if request.inventory is not None else ()
     redactor.add(*inline_passwords(target for target in known if target.name in given))
-    claimed: RunRecord = redactor.clean(claimed_record(request, folder.run_id, started_at))  # as JSON can hold it
+    kept = redactor.document(request.runbook.raw)
+    record_now = claimed_record(request, folder.run_id, started_at, masked=kept != request.runbook.raw)
+    claimed: RunRecord = redactor.clean(record_now)  # as JSON can hold it
     asked, watching = None if request.yes else prompter, list(observers)
     with named_lock(request, claimed, bell=stopper.bell, observers=watching) as busy:
         identity.give_to(folder.run_id)
         record = msgspec.json.encode(claimed)
         before = request.resumed.folder if request.resumed is not None else None
         with nullcontext() if before is None else succeeding(before, folder.run_id):
-            files = ClaimedRun(folder, record=record, runbook=request.runbook.raw, shared=request.shared)
+            files = ClaimedRun(folder, record=record, runbook=kept, shared=request.shared)
         try:
             identity.release()
-            run = _Run(request, files, claimed, stopper, [] if busy else watching, asked, redactor)
+            try:
+                run = _Run(request, files, claimed, stopper, [] if busy else watching, asked, redactor)
+            except ArchiveError as error:
+                files.finish(unrecorded(claimed, error), journal="", copy="", insist=True)
+                raise
             finished = run.go(busy=busy)
         finally:
             files.release()

@@ -121,6 +121,8 @@ class RunbookRef(Struct, frozen=True, kw_only=True):
     path: str
     title: str
     sha256: str
+    masked: bool = False
+    """Whether a secret was masked in the bytes that are kept with the run: they are not those that ran."""
     git: GitState | None = None
 
 
