@@ -27,7 +27,8 @@ from opsbook.archive.files import make_folder, write_whole
 from opsbook.archive.fold import RecordFold, decode_record
 from opsbook.archive.history import find_run, iter_runs, read_run
 from opsbook.archive.journal import FIRST, Journal, read_journal
-from opsbook.archive.layout import Claim, RunFolder, is_alive, is_run_id, new_run_id, run_folder
+from opsbook.archive.layout import HOSTS, LOCK, Claim, RunFolder, is_alive, is_run_id, new_run_id, run_folder
+from opsbook.archive.sweep import CLAIMING_S, sweep
 from opsbook.errors import ArchiveError, BusyError, UsageError
 from opsbook.model import event as e
 from opsbook.model.outcome import Ending
@@ -267,7 +268,7 @@ def test_every_target_has_a_host_log_of_its_own_inside_the_run(one: str, other: 
 CLAIMER = """
 import sys
 from pathlib import Path
-from opsbook.archive.layout import Claim, run_folder
+from opsbook.archive.layout import HOSTS, LOCK, Claim, run_folder
 from opsbook.errors import BusyError
 print("ready", flush=True)
 sys.stdin.readline()
@@ -650,7 +651,7 @@ from pathlib import Path
 from opsbook.archive.files import write_whole
 from opsbook.archive.fold import decode_record
 from opsbook.archive.journal import Journal
-from opsbook.archive.layout import Claim, run_folder
+from opsbook.archive.layout import HOSTS, LOCK, Claim, run_folder
 from opsbook.model import event as e
 from opsbook.model.run import CellState
 from opsbook.model.target import TargetState
@@ -839,3 +840,21 @@ def test_a_copy_that_cannot_be_written_stops_nothing_until_the_end(tmp_path: Pat
         writer.finish(make_record())
     CopyWriter(tmp_path / "none.ipynb", Redactor()).finish(make_record())
     assert not (tmp_path / "none.ipynb").exists()
+
+
+def test_a_claim_that_was_killed_before_it_began_is_said_to_be_that_and_goes_when_it_is_old(tmp_path):
+    def leave(run_id: str, *, age_s: float, journal: str = "") -> RunFolder:
+        folder = run_folder(tmp_path, run_id)
+        make_folder(folder.path / HOSTS)
+        (folder.path / LOCK).touch()
+        folder.journal.write_text(journal)
+        os.utime(folder.path, (time.time() - age_s,) * 2)
+        return folder
+
+    old = leave("20261120T113958Z-patch-000001", age_s=2 * CLAIMING_S)
+    new = leave("20261120T113958Z-patch-000002", age_s=0)
+    damaged = leave("20261120T113958Z-patch-000003", age_s=2 * CLAIMING_S, journal="{}\n")
+    assert read_run(old).problem == "it was killed before it began: nothing ran"
+    assert read_run(damaged).problem.startswith("no record")
+    sweep(tmp_path)
+    assert [folder.path.exists() for folder in (old, new, damaged)] == [False, True, True]

@@ -442,9 +442,7 @@ def test_an_unreachable_target_and_a_cell_that_raises_are_results_not_refusals(d
     assert json.loads(desk.run().folder.joinpath("run.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.parametrize(
-    ("tag", "word"), [("confrim", "'confirm'"), ("Parameters", "'parameters'"), ("retry:3", "not supported")]
-)
+@pytest.mark.parametrize(("tag", "word"), [("confrim", "'confirm'"), ("Parameters", "'parameters'")])
 def test_a_tag_that_would_mean_nothing_is_refused(desk, tag, word):
     desk.notebook(HELLO, code("print('on')", tag))
     check_refused(desk, desk.opsbook("run", "book.ipynb"), tag, word)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -147,3 +150,26 @@ def test_a_parameter_without_an_annotation_reaches_a_script_too(run, tmp_path):
         check=False,
     )
     assert json.loads(done.stdout)["metrics"]["seen"] == {"answer": "43"}, done.stderr
+
+
+def test_what_a_killed_runner_left_is_swept_away_and_nothing_else(run, tmp_path, request):
+    place = Path(tempfile.mkdtemp(dir="/tmp"))  # a socket's path may not be long
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    for name, inside in (("opsbook-kernel-leftover", "kernel.json"), ("opsbook-kernel-examples", "my.txt")):
+        (place / name).mkdir()
+        (place / name / inside).touch()
+    held = place / "opsbook-kernel-occupied"
+    held.mkdir()
+    descriptor = os.open(held, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    notebook = write_notebook(tmp_path / "book.ipynb", ["print('on')"], "python3")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(place)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "opsbook", "run", str(notebook)], cwd=tmp_path, env=environment,
+            stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 0, done
+    assert {left.name for left in place.iterdir()} == {"opsbook-kernel-examples", "opsbook-kernel-occupied"}

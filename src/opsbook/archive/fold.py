@@ -18,6 +18,8 @@ from opsbook.model.outcome import Ending, Outcome, name_ranges, outcome, telling
 from opsbook.model.run import CellRecord, CellState, RunRecord, RunTargets, TargetOutcome
 from opsbook.model.target import JsonValue, TargetState
 
+_UNKNOWN = "a command was sent here and nobody knows how it ended"
+
 
 class RecordFold:
     """Builds the record of one run, event by event."""
@@ -28,6 +30,8 @@ class RecordFold:
         self._targets: dict[str, TargetOutcome] = dict(claimed.targets.results)
         self._sent: dict[tuple[int, str], e.Intent] = {}
         """Intents without a result, by call and target."""
+        self._left_out: dict[str, set[str]] = {}
+        """What the targets were left out of and have not done since, by its digest."""
         self._before: dict[str, TargetOutcome] = {}
         """What the targets had come to when the cell that runs was first begun."""
         self._again: _Attempt | None = None
@@ -59,7 +63,7 @@ class RecordFold:
                 self._sent[intent.call, intent.target] = intent
             case e.TargetEnded() as ended:
                 self._end_target(ended)
-            case e.CallEnded() | e.RunEnded() as ended:
+            case e.CallEnded() | e.RunEnded() | e.ReplayBlocked() as ended:
                 self._end(ended)
             case e.MetricRecorded(name=name, value=value):
                 self._metrics[name] = value
@@ -72,9 +76,11 @@ class RecordFold:
         for name in names:
             self._targets.setdefault(name, TargetOutcome())
 
-    def _end(self, ended: e.CallEnded | e.RunEnded) -> None:
+    def _end(self, ended: e.CallEnded | e.RunEnded | e.ReplayBlocked) -> None:
         if isinstance(ended, e.RunEnded):
             self.ended = ended
+        elif isinstance(ended, e.ReplayBlocked):
+            self._lose(ended.targets, ended.cell_id, why=f"{_UNKNOWN}, in the run this one goes on with")
         elif ended.error:
             self._caught = ended.error
 
@@ -82,12 +88,22 @@ class RecordFold:
         self._sent.pop((ended.call, ended.target), None)
         if not ended.counted:
             return
-        self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended)
+        made_up = self._makes_up(ended)
+        self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended, made_up=made_up)
         if self._again is not None and self._again.cell_id == ended.cell_id:
-            self._again.take(ended)
+            self._again.take(ended, made_up=made_up)
         cell = self._cells.get(ended.cell_id or "")
         if cell is not None:
             self._cells[cell.id] = replace(cell, targets=_gravest(cell.targets, ended))
+
+    def _makes_up(self, ended: e.TargetEnded) -> bool:
+        """Whether a target has done by now all the changes it was left out of."""
+        left = self._left_out.setdefault(ended.target, set())
+        if ended.state is TargetState.SKIPPED:
+            left.add(ended.digest)
+        elif ended.state is TargetState.OK and not ended.read_only:
+            left.discard(ended.digest)
+        return not left
 
     def _start_cell(self, started: e.CellStarted, *, at: datetime) -> None:
         if started.attempt == 1:
@@ -140,13 +156,19 @@ class RecordFold:
             if cell.state is CellState.RUNNING:
                 self._change_cell(cell.id, state=CellState.INTERRUPTED)
         for intent in self._sent.values():
-            why = "a command was sent here and nobody knows how it ended"
+            why = _UNKNOWN
             if intent.spool is not None:
                 why += f"; it was durable: opsbook/{intent.spool} in its user's ~/.local/state keeps what it says"
-            before = self._targets.get(intent.target, TargetOutcome())
-            lost = replace(before, state=TargetState.LOST, exit_code=None, reason=why, cell_id=intent.cell_id)
-            self._targets[intent.target] = lost
+            self._expect((intent.target,))
+            self._lose((intent.target,), intent.cell_id, why=why)
         self._sent.clear()
+
+    def _lose(self, names: Iterable[str], cell_id: str | None, *, why: str) -> None:
+        """Nobody knows what became of these; a target no call counts against stays as it is."""
+        for name in names:
+            if name in self._targets:
+                lost = {"state": TargetState.LOST, "exit_code": None, "reason": why, "cell_id": cell_id}
+                self._targets[name] = replace(self._targets[name], **lost)
 
     def record(self, judged: Outcome, ended_at: datetime) -> RunRecord:
         """Return the record of a run that has ended."""
@@ -177,9 +199,9 @@ class _Attempt:
         self.targets: dict[str, TargetOutcome] = {}
         self.states: dict[str, TargetState] = {}
 
-    def take(self, ended: e.TargetEnded) -> None:
+    def take(self, ended: e.TargetEnded, *, made_up: bool) -> None:
         known = self.targets.get(ended.target) or self._before.get(ended.target, TargetOutcome())
-        self.targets[ended.target] = _after(known, ended)
+        self.targets[ended.target] = _after(known, ended, made_up=made_up)
         self.states = _gravest(self.states, ended)
 
 
@@ -190,11 +212,14 @@ def _gravest(states: dict[str, TargetState], ended: e.TargetEnded) -> dict[str, 
     return {**states, ended.target: ended.state}
 
 
-def _after(known: TargetOutcome, ended: e.TargetEnded) -> TargetOutcome:
-    """Return a target's outcome after one more call: a failure stays, the latest of several; so does being left out."""
+def _after(known: TargetOutcome, ended: e.TargetEnded, *, made_up: bool) -> TargetOutcome:
+    """Return a target's outcome after one more call: a failure stays, the latest of several; so does being left out.
+
+    That ends where the call has `made_up` for all it was left out of: another change is no such thing.
+    """
     spent = round(known.duration_s + ended.duration_s, 3)
     before, now = _weight(known.state), _weight(ended.state)
-    done_after_all = known.state is TargetState.SKIPPED and ended.state is TargetState.OK and not ended.read_only
+    done_after_all = made_up and known.state is TargetState.SKIPPED and ended.state is TargetState.OK
     if not (now > before or (now == before and ended.state.is_failure) or done_after_all):
         return replace(known, duration_s=spent)
     return TargetOutcome(

@@ -31,5 +31,5 @@ def sweep(root: Path) -> None:
             for file in list(folder.path.iterdir()):
                 if file.name == RESERVE or _DRAFT.fullmatch(file.name):
                     file.unlink(missing_ok=True)
-            if is_unbegun(folder) and time.time() - folder.path.stat().st_ctime > CLAIMING_S:
+            if is_unbegun(folder) and time.time() - folder.path.stat().st_mtime > CLAIMING_S:
                 shutil.rmtree(folder.path, ignore_errors=True)

@@ -142,8 +142,9 @@ class ChannelServer:
         known = self._replay.ask(recall)
         if known.blocked:
             blocked = self._replay.blocked
-            code = blocked.exit_code if blocked is not None else ExitCode.UNKNOWN
-            self._recorder.submit(ReplayBlocked(cell_id=recall.cell_id, exit_code=code, reason=known.blocked))
+            code, targets = (ExitCode.UNKNOWN, ()) if blocked is None else (blocked.exit_code, blocked.targets)
+            event = ReplayBlocked(cell_id=recall.cell_id, exit_code=code, reason=known.blocked, targets=targets)
+            self._recorder.submit(event)
             self.stopping.set()
         self._outgoing.put(known)
 

@@ -23,7 +23,16 @@ from opsbook.archive.links import FIRST
 from opsbook.errors import ArchiveError
 from opsbook.execution import host_logs
 from opsbook.execution.host_logs import HostLogs
-from opsbook.model.event import CellOutput, Entry, Event, Intent, RunEnded, TargetEnded, TargetOutput
+from opsbook.model.event import (
+    CellOutput,
+    Entry,
+    Event,
+    Intent,
+    MetricRecorded,
+    RunEnded,
+    TargetEnded,
+    TargetOutput,
+)
 from opsbook.model.protocol import Observer
 from opsbook.redaction import Redactor
 
@@ -209,10 +218,19 @@ class Recorder:
 
     def _witness(self, events: list[Event]) -> list[Entry]:
         """Take in what happened though the journal cannot hold it; what was merely intended was not let go."""
-        entries = [self._unrecorded(event) for event in events if not isinstance(event, Intent)]
+        entries = [self._unrecorded(event) for event in events if not isinstance(event, Intent) and self._fits(event)]
         for entry in entries:
             self.fold.apply(entry)
         return entries
+
+    def _fits(self, event: Event) -> bool:
+        """Whether there is room for an event in the record: a metric is as long as its author makes it."""
+        if isinstance(event, MetricRecorded):
+            try:
+                self._make_room(self._growth.of(event))
+            except ArchiveError:
+                return False
+        return True
 
     def _write(self, events: list[Event], *, durable: bool) -> list[Entry]:
         """Write a batch and fold it in; return its entries in the order things happened, for the observers."""

@@ -36,6 +36,8 @@ class Blocked(Struct, frozen=True, kw_only=True):
     cell_id: str | None
     reason: str
     hint: str
+    targets: tuple[str, ...] = ()
+    """Where nobody knows how it ended."""
 
 
 class Replay:
@@ -206,10 +208,12 @@ class Replay:
     def _unknown(self, recall: Recall, items: list[Item]) -> Blocked:
         first = items[0]
         sent = f"{first.at:%Y-%m-%d %H:%M:%SZ}" if first.at is not None else "at an unknown time"
-        names = name_ranges(item.target for item in items if item.target)
+        targets = tuple(item.target for item in items if item.target)
+        names = name_ranges(targets)
         return Blocked(
             exit_code=ExitCode.UNKNOWN,
             cell_id=recall.cell_id,
+            targets=targets,
             reason=f"nobody knows how {_cut(first.text)}{f' on {names}' if names else ''} ended,"
             f" begun {sent} in {self._name(recall)}",
             hint="look there first; --resend-lost does it again, and idempotent=True says that it may be done twice",

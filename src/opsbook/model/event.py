@@ -207,6 +207,8 @@ class ReplayBlocked(Struct, frozen=True, kw_only=True, tag="replay_blocked"):
     cell_id: str | None
     exit_code: int
     reason: str
+    targets: tuple[str, ...] = ()
+    """Where something was sent before and nobody knows how it ended."""
 
 
 class MetricRecorded(Struct, frozen=True, kw_only=True, tag="metric_recorded"):

@@ -21,6 +21,8 @@ from opsbook.report.phase import Phase, fold_phases, words
 
 MOST_NAMED = 60
 """How many targets that are ok a summary names."""
+LONGEST_VALUE = 500
+"""Characters of a value that are shown: a metric may be a book; the record has all of it."""
 EXCERPT_LINES = 20
 """How much of a cell's error a summary shows."""
 
@@ -98,8 +100,9 @@ def group_targets(results: Mapping[str, TargetOutcome]) -> tuple[TargetGroup, ..
 
 
 def show_value(value: JsonValue) -> str:
-    """Say a parameter's or a metric's value: text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Say a parameter's or a metric's value: text as it is, anything else as JSON; its beginning if it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def runbook_name(record: RunRecord) -> str:
