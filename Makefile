@@ -13,7 +13,7 @@ demo: $(READY)  ## start an SSH fleet on loopback and patch it
 	$(BIN)/opsbook demo
 
 test: $(READY) sshd  ## all tests but the long ones
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check src tests benchmarks
@@ -25,7 +25,7 @@ bench: $(READY) $(PEERS)/.ready sshd  ## speed, as ratios against peers in the s
 	$(BIN)/python benchmarks/fanout.py $(FLAGS)
 
 soak: $(READY) sshd  ## the long tests
-	$(BIN)/pytest -m soak -n $(JOBS) --timeout 3600
+	OPSBOOK_SEED=$${OPSBOOK_SEED:-$$(date +%s)} $(BIN)/pytest -m soak -n $(JOBS) --timeout 3600
 	$(BIN)/python tests/mutations.py
 
 $(READY): requirements.lock pyproject.toml

@@ -206,7 +206,7 @@ class Desk:
     def runs(self) -> list[Run]:
         """The runs of the archive, oldest first."""
         found = (self.folder / "archive").glob("*/*/*/*Z-*")
-        return [Run(place) for place in sorted(found, key=lambda place: place.name)]
+        return sorted(map(Run, found), key=lambda run: run.record["started_at"])
 
     def run(self) -> Run:
         """The only run."""

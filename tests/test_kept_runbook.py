@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Sshd
-from support import LOAD, Desk, Run, code
+from support import LOAD, Desk, Run, code, parameters
 
 from opsbook.redaction import Redactor
 
@@ -100,3 +100,17 @@ def test_what_is_no_document_is_masked_as_text() -> None:
     redactor = Redactor()
     redactor.add("hidden-value")
     assert redactor.document(b"{ hidden-value") == b"{ ***"
+
+
+@pytest.mark.parametrize("scheme", ["env", "file"])
+def test_a_secret_parameter_whose_value_stands_in_the_runbook_is_masked_where_it_is_kept(
+    desk: Desk, scheme: str
+) -> None:
+    (desk.folder / "token").write_text(f"{TOKEN}\n")
+    reference = {"env": "env:TOKEN", "file": f"file:{desk.folder}/token"}[scheme]
+    desk.notebook(LOAD, parameters(f'token: Secret = "{reference}"'), code(f"print({TOKEN!r})", cell_id="say"))
+    ran = desk.opsbook("run", "book.ipynb", env={**desk.environment, "TOKEN": TOKEN})
+    assert ran.code == 0, ran
+    for file in desk.run().folder.rglob("*"):
+        assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), file
+    assert desk.run().record["runbook"]["masked"] is True

@@ -25,11 +25,11 @@ from kills import TARGETS, Bench, KillDesk, Trace, Trial, bench, sample
 from losses import check_cuts
 from support import LOAD, JsonObject, code, notebook_text, parameters
 
-SEED = int(os.environ.get("OPSBOOK_SEED", "0")) or secrets.randbelow(10**6) + 1
+SEED = int(os.environ.get("OPSBOOK_SEED", "1"))
 LANES = 2
 KILLS = 26
 SOAK_KILLS = 1000
-QUICK = 40
+QUICK = 16
 """Sites taken by chance where all of them take too long; `make soak` takes all."""
 QUICK_SOAK = 3000
 CHAIN = 5
@@ -202,8 +202,8 @@ def test_while_an_intent_is_on_its_way_to_the_disk_its_command_is_not_sent(desk:
 
 
 FAULTS = [
-    ("fsync events.jsonl", 4, How.BROKEN),
-    ("fsync events.jsonl", 9, How.BROKEN),
+    ("fsync events.jsonl", 2, How.BROKEN),
+    ("fsync events.jsonl", 3, How.BROKEN),
     ("write events.jsonl", 7, How.FULL),
 ]
 

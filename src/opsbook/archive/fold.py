@@ -19,6 +19,7 @@ from opsbook.model.run import CellRecord, CellState, RunRecord, RunTargets, Targ
 from opsbook.model.target import JsonValue, TargetState
 
 _UNKNOWN = "a command was sent here and nobody knows how it ended"
+_NOT_REACHED = "the cell ended before anything was sent here"
 
 
 class RecordFold:
@@ -30,6 +31,8 @@ class RecordFold:
         self._targets: dict[str, TargetOutcome] = dict(claimed.targets.results)
         self._sent: dict[tuple[int, str], e.Intent] = {}
         """Intents without a result, by call and target."""
+        self._due: set[tuple[str | None, str]] = set()
+        """Cells, and the targets they were about to change and have told nothing of."""
         self._left_out: dict[str, set[str]] = {}
         """What the targets were left out of and have not done since, by its digest."""
         self._before: dict[str, TargetOutcome] = {}
@@ -51,14 +54,12 @@ class RecordFold:
         match entry.event:
             case e.CellStarted() as started:
                 self._start_cell(started, at=entry.at)
-            case e.CellEnded(cell_id=cell_id, state=state, duration_s=seconds, error=error) as ended:
-                missing = {"output_cut": ended.output_cut, "output_lost": ended.output_lost}
-                self._change_cell(cell_id, state=state, duration_s=seconds, error=error, reason=ended.reason, **missing)
-                self._settle_attempt(ended)
-            case e.WavesPlanned(waves=waves):
-                self._expect(chain.from_iterable(waves))
-            case e.CallStarted(targets=names, counted=True):
-                self._expect(names)
+            case e.CellEnded() as ended:
+                self._end_cell(ended)
+            case e.WavesPlanned(cell_id=cell_id, waves=waves):
+                self._expect(chain.from_iterable(waves), due_in=(cell_id,))
+            case e.CallStarted(cell_id=cell_id, targets=names, counted=True, read_only=read_only):
+                self._expect(names, due_in=() if read_only else (cell_id,))
             case e.Intent() as intent:
                 self._sent[intent.call, intent.target] = intent
             case e.TargetEnded() as ended:
@@ -72,9 +73,10 @@ class RecordFold:
             case _:
                 pass
 
-    def _expect(self, names: Iterable[str]) -> None:
+    def _expect(self, names: Iterable[str], *, due_in: tuple[str | None, ...] = ()) -> None:
         for name in names:
             self._targets.setdefault(name, TargetOutcome())
+            self._due.update((cell_id, name) for cell_id in due_in)
 
     def _end(self, ended: e.CallEnded | e.RunEnded | e.ReplayBlocked) -> None:
         if isinstance(ended, e.RunEnded):
@@ -88,6 +90,7 @@ class RecordFold:
         self._sent.pop((ended.call, ended.target), None)
         if not ended.counted:
             return
+        self._due.discard((ended.cell_id, ended.target))
         made_up = self._makes_up(ended)
         self._targets[ended.target] = _after(self._targets.get(ended.target, TargetOutcome()), ended, made_up=made_up)
         if self._again is not None and self._again.cell_id == ended.cell_id:
@@ -111,6 +114,13 @@ class RecordFold:
             self._change_cell(started.cell_id, started_at=at)
         self._again = _Attempt(started.cell_id, self._before) if started.attempt > 1 else None
         self._change_cell(started.cell_id, state=CellState.RUNNING, attempts=started.attempt, error=None)
+
+    def _end_cell(self, ended: e.CellEnded) -> None:
+        told = ("state", "duration_s", "error", "reason", "output_cut", "output_lost")
+        self._change_cell(ended.cell_id, **{name: getattr(ended, name) for name in told})
+        self._settle_attempt(ended)
+        if ended.state is CellState.OK:  # whom it did not come to it did not want to
+            self._due = {due for due in self._due if due[0] != ended.cell_id}
 
     def _settle_attempt(self, ended: e.CellEnded) -> None:
         """Let what a cell came to when it was tried again stand for what it came to before, once it has ended well."""
@@ -150,11 +160,17 @@ class RecordFold:
     def close(self) -> None:
         """Nothing more will come: a target that was sent a command nobody saw the end of is lost (SEMANTICS 18).
 
-        A cell nobody saw the end of is interrupted.
+        A cell nobody saw the end of is interrupted. A target that a cell did not come to any more was left out, however
+        well it had gone there before.
         """
         for cell in self.cells:
             if cell.state is CellState.RUNNING:
                 self._change_cell(cell.id, state=CellState.INTERRUPTED)
+        for cell_id, name in self._due:
+            if self._targets[name].state is TargetState.OK:
+                left_out = {"state": TargetState.SKIPPED, "exit_code": None, "reason": _NOT_REACHED, "cell_id": cell_id}
+                self._targets[name] = replace(self._targets[name], **left_out)
+        self._due.clear()
         for intent in self._sent.values():
             why = _UNKNOWN
             if intent.spool is not None:

@@ -7,6 +7,8 @@ the state is `interrupted`. A folder that cannot be read is passed on as damaged
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -15,13 +17,20 @@ from msgspec.structs import replace
 
 from opsbook.archive.fold import RecordFold, decode_record
 from opsbook.archive.journal import read_journal
-from opsbook.archive.layout import RunFolder, is_alive, is_run_id, run_folder
+from opsbook.archive.layout import RECORD, RunFolder, is_alive, is_run_id, run_folder
 from opsbook.errors import UsageError
 from opsbook.model.outcome import Outcome
 from opsbook.model.run import RunRecord, RunState
 
 LAST = "last"
 LAST_FAILED = "last-failed"
+
+
+_STAMP = len("20261120T113958Z")
+
+
+class _Beginning(Struct):
+    started_at: datetime
 
 
 class ArchivedRun(Struct, frozen=True, kw_only=True):
@@ -42,9 +51,22 @@ def iter_folders(root: Path) -> Iterator[RunFolder]:
     for year in filter(_is_number, _folders(root)):
         for month in _folders(year):
             for day in _folders(month):
-                for run in _folders(day):
-                    if is_run_id(run.name):
+                named = [run for run in _folders(day) if is_run_id(run.name)]
+                for _, runs in groupby(named, key=lambda run: run.name[:_STAMP]):
+                    for run in _latest_first(list(runs)):
                         yield RunFolder(run_id=run.name, path=run)
+
+
+def _latest_first(runs: list[Path]) -> list[Path]:
+    """Order runs of one second, which their names do not, by when their records say that they began."""
+    return runs if len(runs) == 1 else sorted(runs, key=_began, reverse=True)
+
+
+def _began(run: Path) -> float:
+    try:
+        return msgspec.json.decode((run / RECORD).read_bytes(), type=_Beginning).started_at.timestamp()
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # passed on as damaged
+        return 0.0
 
 
 def _is_number(folder: Path) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOCKS = ("lock", "acknowledge")
 """The flags `locking_for` takes; the third is the run's options'."""
 _OPTIONS = (
-    click.option("--wait-lock", metavar="TIME", help="How long to wait for targets another run is changing."),
+    click.option("--wait-lock", metavar="TIME", help="How long to wait for locks another run holds."),
     click.option("--lock", metavar="NAME", help="Hold a lock of this name for the whole run; for cron."),
     click.option("--acknowledge", metavar="RUN", help="Go on where that run left targets in the middle."),
 )

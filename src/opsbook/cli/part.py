@@ -31,12 +31,30 @@ def time_limits(runbook: Runbook, settings: Settings, **flags: str | None) -> Ti
             (name, getattr(settings, name)),
         )
         where, value = next(((where, value) for where, value in given if value is not None), ("", None))
-        try:
-            seconds[name] = None if value is None else parse_duration(value)
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}", error.hint) from None
+        seconds[name] = _seconds(where, value)
     always = seconds["always_timeout"] or TimeLimits().always_s
     return TimeLimits(run_s=seconds["run_timeout"], cell_s=seconds["cell_timeout"], always_s=always)
+
+
+def limits_again(before: TimeLimits, **flags: str | None) -> TimeLimits:
+    """Return how long things may take in a run that goes on with another: as the flags say (`TIMES`), else as there.
+
+    Raises:
+        UsageError: one is not a length of time.
+    """
+    seconds = {name: _seconds(flag, flags.get(name)) for name, (flag, _) in TIMES.items()}
+    return TimeLimits(
+        run_s=seconds["run_timeout"] or before.run_s,
+        cell_s=seconds["cell_timeout"] or before.cell_s,
+        always_s=seconds["always_timeout"] or before.always_s,
+    )
+
+
+def _seconds(where: str, value: str | float | None) -> float | None:
+    try:
+        return None if value is None else parse_duration(value)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}", error.hint) from None
 
 
 def chosen_part(*, section: tuple[str, ...], only_tags: tuple[str, ...], skip_tags: tuple[str, ...]) -> CellSelection:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from opsbook.archive.history import find_run
 from opsbook.cli.locking import locking_for
+from opsbook.cli.part import TIMES, limits_again
 from opsbook.cli.prepare import archive_root, check_ssh_config, host_key_rule, read_inventory
 from opsbook.cli.run import run_and_show
 from opsbook.cli.screen import is_terminal, message_console
@@ -39,7 +40,10 @@ from opsbook.runbook.selection import select_cells
 @click.option("--accept-changes", is_flag=True, help="Go on although cells, addresses or texts were changed.")
 @click.option("--drop-missing", is_flag=True, help="Go on without targets that are gone from the inventory.")
 @click.option("--resend-lost", is_flag=True, help="Do again what was sent and nobody knows the end of.")
-@click.option("--wait-lock", metavar="TIME", help="How long to wait for targets another run is changing.")
+@click.option("--timeout", "run_timeout", metavar="TIME", help="For this run; else as before.")
+@click.option("--cell-timeout", metavar="TIME", help="For each cell whose own tag does not say; else as before.")
+@click.option("--always-timeout", metavar="TIME", help="For each clean-up cell; else as before.")
+@click.option("--wait-lock", metavar="TIME", help="How long to wait for locks another run holds.")
 @click.option("--yes", is_flag=True, help="Run local Python again without asking, and confirm every gate.")
 @click.option("--reason", default="", help="Why; kept in the record.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document.")
@@ -112,10 +116,10 @@ def resume_request(
         selected=selected,
         parent=record.parent,
         options=_options(settings, record, terminal=terminal, wait_lock=wait_lock),
-        locking=locking_for(settings, root, lock=None, acknowledge=None, checking=False),
+        locking=locking_for(settings, root, lock=_lock_name(record), acknowledge=None, checking=False),
         archive=root,
         selection=record.selection,
-        limits=record.limits,
+        limits=limits_again(record.limits, **{name: said.pop(name, None) for name in TIMES}),
         resumed=replace(resumed, notes=(*resumed.notes, *moved)),
         terminal=terminal,
         **_as_always(settings),
@@ -148,6 +152,11 @@ def _binding(runbook: Runbook, record: RunRecord) -> Binding:
     if masked:
         raise UsageError(f"parameter {masked[0]!r} holds a secret and was masked in the record", "run it anew")
     return bind(runbook.parameters, {}, record.parameters, runbook=runbook.path.name)
+
+
+def _lock_name(record: RunRecord) -> str | None:
+    """Return the lock the run held: who takes turns by it must not begin in the middle of what is gone on with."""
+    return None if record.shape is None else record.shape.lock
 
 
 def _options(settings: Settings, record: RunRecord, *, terminal: bool, wait_lock: str | None) -> RunOptions:

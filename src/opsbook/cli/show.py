@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import click
-from msgspec.structs import replace
 
 from opsbook.archive.history import find_run, iter_runs
 from opsbook.archive.succession import successor
@@ -37,9 +36,7 @@ def command(what: str, *, archive: Path | None, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(record_document(run.record, copy=copy))
     else:
-        newer = successor(run.folder)
-        notes = (*run.record.notes, *([f"run {newer} goes on with it"] if newer is not None else []))
-        print_run(replace(run.record, notes=notes), result_console(), copy=copy)
+        print_run(run.record, result_console(), copy=copy, newer=successor(run.folder))
 
 
 def _last_success(root: Path, runbook: Runbook) -> RunRecord | None:

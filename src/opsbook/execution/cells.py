@@ -7,14 +7,11 @@ only cells tagged `always` or `on-failure` still run.
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import time
 from contextlib import suppress
-from queue import Empty
 from typing import Any
 
-from jupyter_core.utils import run_sync
 from msgspec import Struct
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill.engines import NotebookExecutionManager
@@ -59,8 +56,6 @@ class CellClient(OutputClient):
         # what a cell may raise is judged here: nbclient would not tell that it did
         super().__init__(nb_man, run=run, force_raise_errors=True, **options)
         self._known: Cell | None = None
-        self._listener: asyncio.Task[None] | None = None
-        """Who takes what the cell says."""
         self._awaits_values = False
         """Whether the parameters cell was run, and the injected one, which belongs to it, comes next."""
         self._leaves = False
@@ -69,12 +64,12 @@ class CellClient(OutputClient):
 
     def execute(self, **options: Any) -> Any:
         """Run all cells (papermill's entry). The kernel is asked for its language first: later it may be dead."""
+        del options  # the kernel runs already
         self.reset_execution_trackers()
-        with self.setup_kernel(**options):
-            info = self.wait_for_reply(self.kc.kernel_info())
-            self.nb.metadata["language_info"] = info["content"]["language_info"]
-            self.papermill_execute_cells()
-            self.set_widgets_metadata()
+        info = self.wait_for_reply(self.kc.kernel_info())
+        self.nb.metadata["language_info"] = info["content"]["language_info"]
+        self.papermill_execute_cells()
+        self.set_widgets_metadata()
         return self.nb
 
     def _limit(self, _: Document) -> float | None:
@@ -114,7 +109,8 @@ class CellClient(OutputClient):
         if self._run.cleans_up and not known.is_cleanup:
             return False
         gone = "the journal cannot be written" if self._run.recorder.failure else ""
-        gone = gone or ("" if self._run.kernel.alive else "the kernel was gone")
+        has_kernel = self._run.kernel.alive and not self._run.kernel_is_done
+        gone = gone or ("" if has_kernel else "the kernel was gone")
         if gone:
             tag = next((f" ({tag})" for tag in (ALWAYS_TAG, ON_FAILURE_TAG) if tag in known.tags), "")
             self._run.notes.append(f'"{known.label}"{tag} did not run: {gone}')
@@ -127,7 +123,7 @@ class CellClient(OutputClient):
         for attempt in range(1, 2 + known.rules.retries):
             if INJECTED_TAG not in known.tags:
                 with suppress(ArchiveError):  # then it may not run
-                    self._run.recorder.commit_now(CellStarted(cell_id=known.id, attempt=attempt))
+                    self._run.recorder.write_now(CellStarted(cell_id=known.id, attempt=attempt))
             if not self._may_run(known):
                 self._end(cell, end)
                 return False
@@ -167,7 +163,7 @@ class CellClient(OutputClient):
             text = str(raised.evalue)
             error = CellError(name=str(raised.ename), text=clip(text) + self._hint(str(raised.ename), text))
         except CellTimeoutError:
-            self._end_overdue(known)
+            self._end_overdue(cell, index, known)
             return CellState.TIMED_OUT, None
         except DeadKernelError:
             return self._run.cut_off if self._run.stops > stops else CellState.LOST, None
@@ -183,10 +179,10 @@ class CellClient(OutputClient):
             return self._run.cut_off, error
         return CellState.OK if RAISES_TAG in known.tags and not self._leaves else CellState.FAILED, error
 
-    def _take_reply(self, *, execute_reply: dict[str, Any], **rest: Any) -> None:
-        """See also whether the cell asked for the kernel's end (nbclient's hook): the reply says ok all the same."""
-        super()._take_reply(execute_reply=execute_reply, **rest)
-        self._leaves = any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", ()))
+    def _take_reply(self, reply: dict[str, Any]) -> None:
+        """See also whether the cell asked for the kernel's end: the reply says ok all the same."""
+        super()._take_reply(reply)
+        self._leaves = any(part.get("source") == "ask_exit" for part in reply["content"].get("payload", ()))
 
     def _await_its_end(self) -> None:
         """Wait for a kernel that was told to end by the notebook itself: nothing more is to be run in it."""
@@ -194,40 +190,27 @@ class CellClient(OutputClient):
         with suppress(subprocess.TimeoutExpired):
             self._run.kernel.process.wait(END_S)
 
-    def _end_overdue(self, known: Cell) -> None:
+    def _end_overdue(self, cell: Document, index: int, known: Cell) -> None:
         """End what a cell left running when its time was over: as a stop does, and the kernel with it if it must be."""
         self._run.stopper.end_running()
-        if not run_sync(self._settles)(time.monotonic() + REMOTE_S):
+        if not self._settles(cell, index, deadline=time.monotonic() + REMOTE_S):
             self._run.kernel.kill()
             self._run.kernel_is_done = True
             self._run.notes.append(f'"{known.label}" could not be ended: the kernel was killed')
 
-    async def _settles(self, deadline: float) -> bool:
+    def _settles(self, cell: Document, index: int, *, deadline: float) -> bool:
         """Whether the kernel is free again in time, with all that the cell said taken in.
 
-        nbclient goes on listening for a cell it gave up, and would take the next one's messages for itself.
+        It is asked again and again: only that wakes some that await.
         """
-        answers = await self._answers(deadline)
-        if self._listener is not None:
-            await asyncio.wait({self._listener}, timeout=max(0, deadline - time.monotonic()) if answers else 0)
-            self._listener.cancel()
+        asked, ask_at, answers = set[str](), 0.0, False
+        while not (answers and self._idle) and time.monotonic() < deadline and self._run.kernel.alive:
+            if not answers and time.monotonic() >= ask_at:
+                asked.add(self.kc.kernel_info())
+                ask_at = time.monotonic() + _ASK_S
+            self._listen(cell, index, min(_ASK_S, deadline - time.monotonic()))
+            answers = answers or self._answer(asked) is not None
         return answers
-
-    async def _answers(self, deadline: float) -> bool:
-        """Whether the kernel answers a question in time. It is asked again: only that wakes some that await."""
-        asked = set()
-        while time.monotonic() < deadline and self._run.kernel.alive:
-            asked.add(self.kc.kernel_info())
-            with suppress(Empty):
-                while (message := await self.kc.shell_channel.get_msg(timeout=_ASK_S)) is not None:
-                    if message["parent_header"].get("msg_id") in asked:
-                        return True
-        return False
-
-    async def _async_poll_output_msg(self, *args: Any) -> None:
-        """Remember who listens to the cell (nbclient's own loop)."""
-        self._listener = asyncio.current_task()
-        await super()._async_poll_output_msg(*args)
 
     def _hint(self, name: str, raised: str) -> str:
         """Say what to do when the kernel was not given a variable, or is a Python that has no opsbook."""
@@ -257,10 +240,7 @@ class CellClient(OutputClient):
         cell.metadata.papermill["exception"] = word == NotebookExecutionManager.FAILED
         if not report:
             return
-        try:
-            self._run.recorder.commit_now(ended)
-        except ArchiveError:
-            self._run.broken = True  # the run ends with 5; the recorder keeps the reason
+        self._run.recorder.submit(ended)  # no cell is begun before it is written
 
     def _confirm(self, known: Cell) -> bool:
         """Ask whether to go on with a cell tagged `confirm` (SEMANTICS 25)."""

@@ -6,7 +6,6 @@ papermill reads the document through a handler of ours, injects the parameters a
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import subprocess
@@ -17,9 +16,7 @@ from queue import Empty
 from typing import Any
 
 import zmq
-import zmq.asyncio
-from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_core.utils import run_sync
+from jupyter_client.blocking.client import BlockingKernelClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import (
@@ -44,7 +41,6 @@ from opsbook.runbook.tags import INJECTED_TAG
 NAME = "opsbook"
 SCHEME = "opsbook-run:"
 START_S = 60.0
-IOPUB_S = 60
 
 # papermill warns about parameters its own reading does not see; ours were checked already
 logging.getLogger("papermill").setLevel(logging.CRITICAL + 1)
@@ -113,7 +109,7 @@ class _Engine(Engine):  # type: ignore[misc]  # papermill is not typed
         options["holder"].append(nb)
         manager.notebook_start()
         try:
-            client = CellClient(manager, run=run, kernel_name=kernel_name, iopub_timeout=IOPUB_S, record_timing=False)
+            client = CellClient(manager, run=run, kernel_name=kernel_name, record_timing=False)
             client.execute()
         finally:
             manager.notebook_complete()
@@ -132,11 +128,11 @@ papermill_engines.register(NAME, _Engine)
 papermill_io.register(SCHEME, _Handler())
 
 
-class _Client(AsyncKernelClient):
+class _Client(BlockingKernelClient):
     """A client of our own kernel: it knows whether the process lives, and says which cell it sends, how often."""
 
     def __init__(self, kernel: Kernel) -> None:
-        context = zmq.asyncio.Context()
+        context: zmq.Context[Any] = zmq.Context()
         # our own kernel waits for us; another drops what we have no room for
         context.setsockopt(zmq.RCVHWM, IN_FLIGHT if kernel.is_own else 0)
         context.setsockopt(zmq.RECONNECT_IVL, 5)  # the kernel's sockets are about to appear
@@ -146,7 +142,7 @@ class _Client(AsyncKernelClient):
         self.attempt = 1
         self.load_connection_file(str(kernel.connection_file))
 
-    async def is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._kernel.alive
 
     def execute(self, code: str, **options: Any) -> str:  # type: ignore[override]  # nbclient passes two of them
@@ -194,16 +190,16 @@ def attach(run: RunInProgress) -> None:
             run.kernel.process.wait(END_S)
         raise RunbookError(f"{run.kernel.how_it_ended} before it was ready", run.kernel.last_words) from None
     run.kernel_client, run.kernel_manager = client, _Owner(run.kernel)
-    run_sync(_ready)(client, run)
+    _ready(client, run)
 
 
-async def _ready(client: _Client, run: RunInProgress) -> None:
+def _ready(client: _Client, run: RunInProgress) -> None:
     """Wait for the first message on IOPub: the kernel welcomes a subscriber; one that does not is asked something."""
     deadline = time.monotonic() + START_S
     asked = ""
     while not run.stopped:
         try:
-            await client.iopub_channel.get_msg(timeout=0.2)
+            client.iopub_channel.get_msg(timeout=0.2)
         except Empty:
             if not run.kernel.alive:
                 words = run.kernel.last_words
@@ -260,7 +256,6 @@ def finish(run: RunInProgress) -> None:
         if asked:
             run.kernel_client.shutdown()
         run.kernel_client.stop_channels()
-        asyncio.set_event_loop(None)
     run.kernel.end(asked=asked)
     if run.kernel.left:
         run.notes.append(f"the notebook left processes that cannot be ended: {', '.join(map(str, run.kernel.left))}")

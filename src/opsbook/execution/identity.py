@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from opsbook.archive.history import ArchivedRun
 from opsbook.archive.identity import Identity
 from opsbook.archive.journal import read_journal
+from opsbook.archive.succession import successor
 from opsbook.errors import ArchiveError, BusyError, ExitCode
 from opsbook.execution.request import FinishedRun, RunRequest
 from opsbook.model.event import Intent
@@ -99,5 +100,10 @@ def _result_of(first: ArchivedRun, text: str) -> FinishedRun:
     if record.exit_code is None:
         sent = any(isinstance(entry.event, Intent) for entry in read_journal(first.folder.journal))
         record = replace(record, exit_code=int(ExitCode.UNKNOWN if sent else ExitCode.FAILED))
-        said.append(f"it was interrupted: opsbook resume {run_id}")
+        newer = successor(first.folder)
+        said.append(
+            f"it was interrupted: opsbook resume {run_id}"
+            if newer is None
+            else f"it was interrupted, and run {newer} goes on with it: opsbook show {newer}"
+        )
     return FinishedRun(record=record, folder=first.folder, said=tuple(said))

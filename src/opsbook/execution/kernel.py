@@ -80,8 +80,8 @@ class Kernel:
 
     @property
     def alive(self) -> bool:
-        """Whether the process lives."""
-        return self.process.poll() is None
+        """Whether the process lives, and nobody has had it killed: that takes a moment."""
+        return not self._alive.closed and self.process.poll() is None
 
     @property
     def last_words(self) -> str:
@@ -96,7 +96,7 @@ class Kernel:
         """Say how the process ended: `the kernel was killed by SIGKILL`."""
         code = self.process.poll()
         if code is None:
-            return "the kernel lives"
+            return "the kernel was killed" if self._alive.closed else "the kernel lives"
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if name == "SIGKILL" else ""

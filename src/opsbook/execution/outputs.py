@@ -7,6 +7,7 @@ of the rest, with one line between them that says how much was cut. Knows nothin
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,12 +15,12 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-import zmq
 from msgspec import Struct
-from nbclient.exceptions import CellExecutionComplete
+from nbclient.exceptions import CellExecutionComplete, CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 
 from opsbook.execution.run_state import RunInProgress
+from opsbook.execution.sockets import KernelSockets
 from opsbook.execution.terms import COUNTED, OUTPUTS_KEY
 from opsbook.model.event import CellOutput
 from opsbook.runbook.notebook import Document
@@ -30,10 +31,10 @@ TAIL = 64 * 1024
 """Characters of the end of a text that are kept when its middle is cut."""
 ERROR = 256 * 1024
 """Characters of an error that are kept, whatever the cell said before it."""
-_TURN = 100
-"""Messages that are taken before anything else has its turn: a deadline, the kernel's death."""
-_IDLE_S = 60
+_IDLE_S = 60.0
 """Seconds the last outputs of a cell may take after the kernel's reply."""
+_ALIVE_S = 1.0
+"""Seconds of silence after which the kernel is looked at: it may be dead."""
 
 
 class Loss(Struct, frozen=True, kw_only=True):
@@ -126,12 +127,13 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
     """Takes the messages of one run's kernel."""
 
     def __init__(self, nb_man: Any, *, run: RunInProgress, **options: Any) -> None:
-        options = {"iopub_timeout": _IDLE_S, **options, "raise_on_iopub_timeout": False}
         super().__init__(nb_man, km=run.kernel_manager, **options)
         self._run = run
         self.kc = run.kernel_client
-        self.on_cell_executed = self._take_reply
+        self._sockets = KernelSockets(self.kc)
         self._cell_id = ""
+        self._request = ""
+        """The id of the request that runs the cell."""
         self._room = run.output.run_characters
         """Characters the run may still keep."""
         self._loss = Loss()
@@ -145,21 +147,69 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
         self._most = min(self._run.output.cell_characters, self._room)
         self._copy, self._journal = Keeper(self._most), Keeper(self._most)
         self._shown: dict[str, int] = {}
-        self._open: tuple[str, Document, int] | None = None
-        """The request the kernel answers, its cell and index, once it has begun to."""
         self._arrived = 0
         self._announced: int | None = None
         self._idle = self._replied = False
 
-    def _take_reply(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
-        """Read how many outputs the kernel handed over (nbclient's hook)."""
+    def execute_cell(self, cell: Document, cell_index: int, **options: Any) -> Document:
+        """Run a cell, and return when the kernel has replied and is idle: all that the cell said has come.
+
+        nbclient would do it with three tasks of an event loop for each cell, which cost more than the cell.
+
+        Raises:
+            CellExecutionError: the reply says so.
+            CellTimeoutError: there was no reply in time; what the cell says from now on is still to be listened to.
+            DeadKernelError: the kernel is gone.
+        """
+        cell.outputs = []
+        self.clear_before_next_output = False
+        self.code_cells_executed += 1
+        self._request = self.kc.execute(cell.source, **options)
+        reply = self._reply(cell, cell_index)
+        self._take_reply(reply)
+        if reply["content"]["status"] != "ok":
+            raise CellExecutionError.from_cell_and_msg(cell, reply["content"])
+        return cell
+
+    def _reply(self, cell: Document, index: int) -> dict[str, Any]:
+        """Listen until the kernel has replied and is idle; once it has replied, what does not come is lost."""
+        limit = self._get_timeout(cell)
+        deadline = None if limit is None else time.monotonic() + limit
+        reply: dict[str, Any] | None = None
+        while reply is None or not self._idle:
+            left = _ALIVE_S if deadline is None else deadline - time.monotonic()
+            if left <= 0 and reply is not None:
+                break
+            if left <= 0:
+                raise CellTimeoutError.error_from_timeout_and_cell("Cell execution timed out", limit, cell)
+            if not self._listen(cell, index, min(left, _ALIVE_S)) and not self._run.kernel.alive:
+                raise DeadKernelError("Kernel died")
+            if reply is None and (reply := self._answer({self._request})) is not None:
+                deadline = time.monotonic() + _IDLE_S
+        return reply
+
+    def _listen(self, cell: Document, index: int, seconds: float) -> bool:
+        """Take what the cell says, or wait so long for it or a reply; whether anything had come."""
+        come = self._sockets.wait(seconds)
+        for message in self._sockets.outputs():
+            if message["parent_header"].get("msg_id") == self._request:
+                with suppress(CellExecutionComplete):
+                    self.process_message(message, cell, index)
+        return come
+
+    def _answer(self, requests: set[str]) -> dict[str, Any] | None:
+        """Return the reply to one of these requests, if it has come."""
+        mine = (reply for reply in self._sockets.replies() if reply["parent_header"].get("msg_id") in requests)
+        return next(mine, None)
+
+    def _take_reply(self, reply: dict[str, Any]) -> None:
+        """Read how many outputs the kernel handed over."""
         self._replied = True
-        self._announced = execute_reply["metadata"].get(OUTPUTS_KEY)
+        self._announced = reply["metadata"].get(OUTPUTS_KEY)
 
     def process_message(self, msg: dict[str, Any], cell: Document, cell_index: int) -> Any:
         """Take one message of the kernel (nbclient's hook), and record the text in it."""
         kind, content = msg["msg_type"], msg["content"]
-        self._open = msg["parent_header"]["msg_id"], cell, cell_index
         self._arrived += kind in COUNTED
         if kind == "stream":
             self._tell(content["name"], content["text"])
@@ -256,36 +306,6 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
         missing = max(0, (self._announced or 0) - self._arrived)
         lost = missing + (not self._idle) if self._replied else 0  # without a reply the cell's state says it already
         return Loss(cut=max(self._copy.cut, self._journal.cut), lost=lost)
-
-    async def _async_poll_output_msg(self, parent_msg_id: str, cell: Document, cell_index: int) -> None:
-        """Read until the kernel is idle (nbclient's hook): what has come already without asking the loop each time."""
-        while True:
-            msg = await self.kc.iopub_channel.get_msg(timeout=None)
-            for one in (msg, *self._at_hand()):
-                if one["parent_header"].get("msg_id") == parent_msg_id:
-                    try:
-                        self.process_message(one, cell, cell_index)
-                    except CellExecutionComplete:
-                        return
-
-    def _at_hand(self) -> Iterator[dict[str, Any]]:
-        """Yield messages that have come, up to a turn's worth."""
-        channel = self.kc.iopub_channel
-        socket: zmq.Socket[bytes] = zmq.Socket.shadow(channel.socket.underlying)
-        for _ in range(_TURN):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            yield channel.session.deserialize(channel.session.feed_identities(frames)[1])
-
-    async def _go_on_reading(self) -> None:
-        """Take what a cell still says that nobody waits for any more: a kernel that is not read from stands still."""
-        while True:
-            msg = await self.kc.iopub_channel.get_msg(timeout=None)
-            if self._open is not None and msg["parent_header"].get("msg_id") == self._open[0]:
-                with suppress(CellExecutionComplete):
-                    self.process_message(msg, *self._open[1:])
 
 
 def _characters(value: Any) -> int:

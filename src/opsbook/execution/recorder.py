@@ -1,14 +1,16 @@
 """The recorder: the only writer of a run's journal, host logs and fold. One thread, fed by a queue.
 
 It takes what has gathered in the queue, writes it in order, syncs once for all who asked (a group commit), and only
-then tells them. Observers get the entries as they were recorded, each on its own thread with a bounded queue: one that
-is slow loses output lines before anything else, and never holds up the run.
+then tells them; what nobody asked about is on disk a moment later. Observers get the entries as they were recorded,
+each on its own thread with a bounded queue: one that is slow loses output lines before anything else, and never holds
+up the run.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -38,6 +40,8 @@ from opsbook.redaction import Redactor
 
 _BATCH = 1000
 _QUEUE = 10_000
+SYNC_S = 0.5
+"""Seconds after which what was written is put on disk at the latest, whoever asks: what a power cut may take."""
 DISK_S = 60.0
 """Seconds the archive's disk may take to answer."""
 _PATIENCE_S = 2.0
@@ -80,6 +84,8 @@ class Recorder:
         self._growth = RecordGrowth()
         self._over = False
         """Whether the journal has its last line."""
+        self._sync_by: float | None = None
+        """When what was written has to be on disk (monotonic); None while nothing waits for that."""
         self._journal = Journal(folder.journal, redactor)
         self._host_logs = HostLogs(folder, redactor, most=host_logs.HOST_LOGS)
         self._pumps = [_Pump(observer) for observer in observers]
@@ -116,6 +122,17 @@ class Recorder:
         told: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.mark(told.put)
         self._await(told)
+
+    def write_now(self, event: Event) -> None:
+        """Record an event and return when no end of this process can take it away; a power cut might, for a moment.
+
+        Raises:
+            ArchiveError: it could not be written.
+        """
+        self.submit(event)
+        self.settle()
+        if self.failure:
+            raise ArchiveError(self.failure)
 
     def commit_now(self, event: Event) -> None:
         """Record an event and return when it is on disk.
@@ -171,9 +188,7 @@ class Recorder:
     def _work(self) -> None:
         over = False
         while not over:
-            items = [self._queue.get()]
-            while len(items) < _BATCH and not self._queue.empty():
-                items.append(self._queue.get())
+            items = self._next()
             over = None in items
             self._record([item for item in items if item is not None])
             with self._room:
@@ -184,6 +199,18 @@ class Recorder:
         except ArchiveError as error:
             self.failure = self.failure or str(error)
 
+    def _next(self) -> list[_Item | None]:
+        """Return what has gathered, when there is something; nothing when it is time to sync what was written."""
+        due = None if self.failure or self._over else self._sync_by
+        left = None if due is None else max(0, due - time.monotonic())
+        try:
+            items = [self._queue.get(timeout=left)]
+        except queue.Empty:
+            return []
+        while len(items) < _BATCH and not self._queue.empty():
+            items.append(self._queue.get())
+        return items
+
     def _record(self, items: list[_Item]) -> None:
         """Write a batch, sync if anyone asked for it, then tell."""
         last = [item for item in items if item.last]
@@ -192,7 +219,8 @@ class Recorder:
         if self.failure:
             self._show(self._witness(events))
         elif not self._over:  # the hash of its last line may be in the archive's chain already
-            self.failure = self._attempt(events, durable=any(item.durable for item in others))
+            is_due = self._sync_by is not None and time.monotonic() >= self._sync_by
+            self.failure = self._attempt(events, durable=is_due or any(item.durable for item in others))
         for item in others:
             _tell(item, self.failure)
         for item in last:
@@ -202,6 +230,7 @@ class Recorder:
     def _attempt(self, events: list[Event], *, durable: bool) -> str:
         """Write events and show them; return why they could not be written, or nothing."""
         why, seen = "", list[Entry]()
+        self._sync_by = None if durable else self._sync_by or time.monotonic() + SYNC_S
         try:
             seen = self._write(events, durable=durable)
         except ArchiveError as error:

@@ -30,7 +30,7 @@ from opsbook.model.target import Inventory
 from opsbook.runbook.notebook import Runbook
 
 UNCHECKED = "host keys were not checked (--host-keys off)"
-MASKED = "a password of the inventory stands in the runbook: it is kept with that masked"
+MASKED = "a secret stands in the runbook itself: it is kept with that masked"
 DRY = "a dry run (--check): only read-only commands were sent; local Python ran"
 
 
@@ -148,6 +148,7 @@ def run_shape(request: RunRequest) -> RunShape:
         host_keys=options.host_keys,
         command_timeout_s=options.command_timeout_s,
         idle_timeout_s=options.idle_timeout_s,
+        lock=request.locking.name,
     )
 
 

@@ -61,10 +61,11 @@ def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompte
         first = identity.first_result()
         if first is not None:
             return first
-        check_request(request, prompter)
+        redactor = Redactor()
+        redactor.add(*check_request(request, prompter))  # the runbook itself may hold one, and is kept
         stopper = Stopper(patient=request.terminal, limits=request.limits)
         with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
-            return _claim_and_run(request, identity, stopper, observers, prompter)
+            return _claim_and_run(request, identity, stopper, observers, prompter, redactor)
     finally:
         identity.release()
 
@@ -75,10 +76,11 @@ def _claim_and_run(
     stopper: Stopper,
     observers: Iterable[Observer],
     prompter: Prompter | None,
+    redactor: Redactor,
 ) -> FinishedRun:
     started_at = datetime.now(UTC)
     folder = run_folder(request.archive, new_run_id(request.runbook.name, started_at))
-    redactor, given = Redactor(), frozenset(request.selected)
+    given = frozenset(request.selected)
     known = request.inventory.targets if request.inventory is not None else ()
     redactor.add(*inline_passwords(target for target in known if target.name in given))
     kept = redactor.document(request.runbook.raw)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -91,17 +92,32 @@ class LockFolder:
         return stat.S_IMODE(seen.st_mode)
 
 
-def lock_folder(path: str | None, environ: Mapping[str, str] | None = None) -> LockFolder:
-    """Return the folder the settings name, else the user's own in his state folder, else in the temp folder."""
+def lock_folder(
+    path: str | None, environ: Mapping[str, str] | None = None, *, account: str | None = None
+) -> LockFolder:
+    """Return the folder the settings name, else the user's own in his state folder, else in the temp folder.
+
+    Where there is no HOME, as under cron, it is that of his `account`: his other runs have to be met there.
+    """
     environ = os.environ if environ is None else environ
     if path is not None:
         return LockFolder(Path(path))
     state, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
-    if os.path.isabs(state):  # noqa: PTH117  an empty one, or a relative one, does not count
+    if not os.path.isabs(home):  # noqa: PTH117  an empty one, or a relative one, does not count
+        home = _account_home() if account is None else account
+        home = home if os.access(home, os.W_OK | os.X_OK) else ""
+    if os.path.isabs(state):  # noqa: PTH117
         return LockFolder(Path(state, "opsbook/locks"))
     if os.path.isabs(home):  # noqa: PTH117
         return LockFolder(Path(home, ".local/state/opsbook/locks"))
     return LockFolder(_in_temp())
+
+
+def _account_home() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""  # a user the system has no name for
 
 
 def _in_temp() -> Path:

@@ -181,6 +181,8 @@ class RunShape(Struct, frozen=True, kw_only=True):
     host_keys: str = "strict"
     command_timeout_s: float = 1800.0
     idle_timeout_s: float | None = None
+    lock: str | None = None
+    """The name of the lock that is held for the whole run (`--lock`)."""
 
 
 class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):

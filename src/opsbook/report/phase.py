@@ -96,11 +96,14 @@ def _troubled(cell: CellRecord) -> bool:
 
 def _phase(label: str, cells: Sequence[CellRecord]) -> Phase:
     attempts = max(cell.attempts for cell in cells)
-    notes = (f"{len(cells)} cells" if len(cells) > 1 else "", f"{attempts} attempts" if attempts > 1 else "")
+    state = min((cell.state for cell in cells), key=_WORST_FIRST.index)
+    alike = sum(cell.state is state for cell in cells)
+    part = f"{alike} of " if state is CellState.NOT_RUN and alike < len(cells) else ""
+    notes = (f"{part}{len(cells)} cells" if len(cells) > 1 else "", f"{attempts} attempts" if attempts > 1 else "")
     times = [cell.duration_s for cell in cells if cell.duration_s is not None]
     return Phase(
         label=label,
-        state=min((cell.state for cell in cells), key=_WORST_FIRST.index),
+        state=state,
         cell_ids=tuple(cell.id for cell in cells),
         duration_s=sum(times) if times else None,
         targets=next((tuple(cell.targets.values()) for cell in reversed(cells) if _troubled(cell)), ()),

@@ -25,6 +25,7 @@ LONGEST_VALUE = 500
 """Characters of a value that are shown: a metric may be a book; the record has all of it."""
 EXCERPT_LINES = 20
 """How much of a cell's error a summary shows."""
+_STOPPED = {RunState.FAILED, RunState.REFUSED, RunState.TIMED_OUT, RunState.INTERRUPTED, RunState.LOST}
 
 
 class TargetGroup(Struct, frozen=True, kw_only=True):
@@ -62,6 +63,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     copy: str = ""
     look: str = ""
     """The command that shows more."""
+    go_on: str = ""
+    """The command that goes on where it stopped, when there is something to go on with."""
 
 
 def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
@@ -80,7 +83,16 @@ def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
         metrics=tuple((name, show_value(value)) for name, value in record.metrics.items()),
         copy=_nearest(copy) if copy is not None else "",
         look=f"opsbook show {record.run_id}" if worth_a_look else "",
+        go_on=f"opsbook resume {record.run_id}" if _can_go_on(record) else "",
     )
+
+
+def _can_go_on(record: RunRecord) -> bool:
+    """Whether a resume would have something to go on with: a runbook, begun, that did not come to its end."""
+    is_runbook = Path(record.runbook.path).suffix == ".ipynb" and not record.checking
+    begun = any(cell.state is not CellState.NOT_RUN for cell in record.cells)
+    left = any(cell.state not in {CellState.OK, CellState.SKIPPED} for cell in record.cells)
+    return is_runbook and begun and left and record.status in _STOPPED
 
 
 def group_targets(results: Mapping[str, TargetOutcome]) -> tuple[TargetGroup, ...]:

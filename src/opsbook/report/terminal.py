@@ -50,7 +50,7 @@ _WIDEST = 110
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print what to know about a run that has ended."""
-    show(console, _summary_lines(summary, width=width_of(console), look=summary.look))
+    show(console, _summary_lines(summary, width=width_of(console), then=(summary.look, summary.go_on)))
 
 
 def print_history(records: Sequence[RunRecord], console: Console, *, now: datetime) -> None:
@@ -77,11 +77,16 @@ def print_history(records: Sequence[RunRecord], console: Console, *, now: dateti
     show(console, lines)
 
 
-def print_run(record: RunRecord, console: Console, *, copy: Path | None) -> None:
-    """Print everything a record holds about one run: its summary, then what it was given, its cells and targets."""
+def print_run(record: RunRecord, console: Console, *, copy: Path | None, newer: str | None = None) -> None:
+    """Print everything a record holds about one run: its summary, then what it was given, its cells and targets.
+
+    `newer` is the run that goes on with it.
+    """
     width = width_of(console)
     summary = replace(summarise(record, copy=copy), parameters=())  # they come in full below
-    lines = _summary_lines(summary, width=width, look="")
+    if newer is not None:
+        summary = replace(summary, notes=(*summary.notes, f"run {newer} goes on with it"), go_on="")
+    lines = _summary_lines(summary, width=width, then=("", summary.go_on))
     lines += [Text(), *_given_lines(record, width=width)]
     if record.cells:
         lines += [Text(), *_cell_lines(record, width=width)]
@@ -132,8 +137,8 @@ def print_targets(targets: Sequence[Target], console: Console) -> None:
     show(console, table(["TARGET", "ADDRESS", "USER", "GROUPS"], rows, width=width_of(console)))
 
 
-def _summary_lines(summary: Summary, *, width: int, look: str) -> list[Text]:
-    """Lay a summary out; `look` is its last line, empty for somebody who already looks."""
+def _summary_lines(summary: Summary, *, width: int, then: tuple[str, str]) -> list[Text]:
+    """Lay a summary out; `then` are commands to look and to go on with, empty for somebody who already looks."""
     mark, style = RUN_MARKS[summary.status]
     headline = row([(mark, style), (one_line(summary.headline), "bold")], [1, width - 2], gap=1)
     blocks = [
@@ -141,7 +146,7 @@ def _summary_lines(summary: Summary, *, width: int, look: str) -> list[Text]:
         _phase_lines(summary, width=width),
         _group_lines(summary.groups, width=width),
         _error_lines(summary.error, width=width) if summary.error else [],
-        _field_lines(summary, width=width, look=look),
+        _field_lines(summary, width=width, then=then),
     ]
     lines: list[Text] = []
     for block in filter(None, blocks):
@@ -244,7 +249,7 @@ def _error_lines(error: ErrorExcerpt, *, width: int) -> list[Text]:
     return labelled("error", shown, indent=_INDENT, label_width=_LABEL)
 
 
-def _field_lines(summary: Summary, *, width: int, look: str) -> list[Text]:
+def _field_lines(summary: Summary, *, width: int, then: tuple[str, str]) -> list[Text]:
     room = width - _INDENT - _LABEL - 2
     both = (summary.parameters, summary.metrics)
     parameters, metrics = ([f"{one_line(name)}={one_line(value)}" for name, value in pairs] for pairs in both)
@@ -255,7 +260,10 @@ def _field_lines(summary: Summary, *, width: int, look: str) -> list[Text]:
         ("metrics", flow(metrics, between="  ", width=room)),
         # a path is there to be copied: it is never folded
         ("copy", [visible(summary.copy).replace("\n", "\\n")] if summary.copy else []),
-        ("look", [one_line(look)] if look else []),
+        *(
+            (label, [one_line(command)] if command else [])
+            for label, command in zip(("look", "go on"), then, strict=True)
+        ),
     ]
     lines = [labelled(label, texts, indent=_INDENT, label_width=_LABEL) for label, texts in fields]
     return [line for block in lines for line in block]
