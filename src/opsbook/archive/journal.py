@@ -51,8 +51,6 @@ class Journal:
             lines.append(line + b"\n")
             entries.append(entry)
         with archive_errors("append to the journal"):
-            if durable:
-                self._check_place()
             self._write(b"".join(lines))
             self._seq, self._prev = seq, prev
             if durable:
@@ -60,18 +58,15 @@ class Journal:
         return entries
 
     def _write(self, data: bytes) -> None:
-        """Write all of it, or leave the file as it was."""
-        before = os.fstat(self._descriptor).st_size
+        """Write all of it, or leave the file as it was; a file that nobody can find any more takes nothing."""
+        status = os.fstat(self._descriptor)
+        if status.st_nlink == 0:
+            raise OSError(errno.ENOENT, "it was deleted")
         try:
             write_all(self._descriptor, data)
         except OSError:
-            os.ftruncate(self._descriptor, before)
+            os.ftruncate(self._descriptor, status.st_size)
             raise
-
-    def _check_place(self) -> None:
-        """Refuse to call durable what is in a file nobody can find any more."""
-        if os.fstat(self._descriptor).st_nlink == 0:
-            raise OSError(errno.ENOENT, "it was deleted")
 
     @property
     def head(self) -> str:

@@ -6,6 +6,7 @@ opsbook is imported, so that an `opsbook.py` beside the notebook cannot take its
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -16,6 +17,7 @@ def main() -> None:
     """Fork the guard while the process is small, and become the kernel."""
     connection_file = sys.argv[1]
     fork_guard(os.path.dirname(connection_file))  # noqa: PTH120  pathlib is not loaded yet
+    gc.disable()  # until the kernel serves: imports make hardly any garbage
     from opsbook.execution.own_kernel import serve  # noqa: PLC0415  the guard needs none of it
 
     serve(connection_file)

@@ -8,6 +8,7 @@ the notebook, in bounded memory. It listens on Unix sockets in its private folde
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -264,4 +265,7 @@ def serve(connection_file: str) -> None:
     _leave_out_the_debugger()
     signal.signal(signal.SIGTERM, _leave_it_to_the_runner)
     sys.path.insert(0, "")  # a notebook may import its neighbours, now that they cannot take opsbook's place
-    Application.launch_instance(["-f", connection_file, "--HistoryManager.enabled=False"])
+    application = Application.instance()
+    application.initialize(["-f", connection_file, "--HistoryManager.enabled=False"])
+    gc.enable()
+    application.start()

@@ -22,7 +22,7 @@ from opsbook.archive.layout import new_run_id, run_folder
 from opsbook.archive.succession import succeeding
 from opsbook.errors import ArchiveError, BusyError, OpsbookError, RunbookError
 from opsbook.execution.channel import ChannelServer
-from opsbook.execution.deferred import put_off
+from opsbook.execution.deferred import choose_validator, put_off
 from opsbook.execution.identity import RequestIdentity
 from opsbook.execution.kernel import OWN, Kernel, start_kernel
 from opsbook.execution.locks import RunLocks
@@ -199,7 +199,8 @@ class _Run:
             channel.close()
 
     def _drive(self, kernel: Kernel, channel: ChannelServer) -> str:
-        put_off("requests")  # papermill's way to notebooks on the web: a third of its import
+        put_off("requests")  # papermill's way to notebooks on the web
+        choose_validator(len(self._request.runbook.cells))
         from opsbook.execution import engine  # noqa: PLC0415  papermill is imported while the kernel boots
 
         state = RunInProgress(
