@@ -630,7 +630,7 @@ def test_what_ends_while_it_is_put_in_its_place_leaves_nothing_behind(notebook, 
     (there / "data").write_text("old")
     monkeypatch.setattr(destination, "INSTALL", "chown() { sleep 50; }\n" + destination.INSTALL)
     result = notebook.fleet.put(remote=there / "data", content="new", owner="nobody", timeout=2, check=False)
-    assert (state(result), names(there), (there / "data").read_text()) == ("timed_out", ["data"], "old")
+    assert (state(result), names(there), (there / "data").read_text()) == ("timed_out", ["data"], "old"), reason(result)
 
 
 UNTIDY = "trap() {{ :; }}\nchown() {{ echo $$ > {0}-part; mv {0}-part {0}; sleep {1}; }}\n"

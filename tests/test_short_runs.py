@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ from support import Desk, code, wait_for
 from opsbook.archive.fold import RecordFold
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import Claim, RunFolder, run_folder
+from opsbook.config import EnvSettings
 from opsbook.errors import ArchiveError
+from opsbook.execution.kernel import start_kernel
 from opsbook.execution.recorder import Recorder
 from opsbook.model.event import CellStarted
 from opsbook.model.run import Operator, RunbookRef, RunRecord, RunState
@@ -24,6 +27,11 @@ from opsbook.redaction import Redactor
 
 RUN_ID = "20261120T113958Z-patch-7f3a2c"
 STARTED = CellStarted(cell_id="a")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
 
 
 @pytest.fixture
@@ -64,41 +72,52 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_cell_that_starts_is_in_the_journal_before_it_runs_and_on_disk_soon_after(
     folder: RunFolder, recorder: Recorder, syncs: list[int]
 ) -> None:
-    recorder.write_now(STARTED)
-    assert [entry.event for entry in read_journal(folder.journal)] == [STARTED]
+    for number in range(1, 51):
+        recorder.write_now(STARTED)
+        assert [entry.event for entry in read_journal(folder.journal)] == [STARTED] * number
     size = folder.journal.stat().st_size
     wait_for(lambda: size in syncs, what="the journal on disk, though nobody asked")
 
 
+@pytest.mark.parametrize("call", ["write", "fsync"])
 def test_where_the_journal_cannot_be_written_no_cell_is_begun_and_nobody_tries_without_end(
-    folder: RunFolder, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    recorder.write_now(STARTED)
-    real, tried = os.fsync, []
+    tried = []
 
-    def fsync(descriptor: int) -> None:
+    def fails(descriptor: int, *_: object) -> None:
         tried.append(descriptor)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    wait_for(lambda: recorder.failure, what="a disk that fails to be noticed, though nobody asked")
-    with pytest.raises(ArchiveError, match="Input/output"):
-        recorder.write_now(STARTED)
-    begun = time.process_time()
-    time.sleep(1)
-    assert time.process_time() - begun < 0.3
-    assert len(tried) == 1
-    monkeypatch.setattr(os, "fsync", real)
-    assert len(list(read_journal(folder.journal))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fails)
+        recorder.submit(STARTED)
+        wait_for(lambda: recorder.failure, what="a disk that fails to be noticed, though nobody asked")
+        with pytest.raises(ArchiveError, match="Input/output"):
+            recorder.write_now(STARTED)
+        begun = time.process_time()
+        time.sleep(1)
+        assert time.process_time() - begun < 0.3
+        assert len(tried) == 1
 
 
-def test_in_a_kernel_that_was_killed_no_further_cell_is_begun(desk: Desk) -> None:
-    deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: time.sleep(1)"
-    desk.notebook(code(deaf, "timeout:1s", cell_id="deaf"), code("1", "always", cell_id="after"))
+def test_a_kernel_that_is_being_killed_is_alive_no_more(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        kernel = start_kernel("python3", channel=theirs, cwd=tmp_path, settings=EnvSettings())
+        was_alive = kernel.alive
+        kernel.kill()
+        is_alive = kernel.alive
+        kernel.end(asked=False)
+    assert (was_alive, is_alive) == (True, False)
+
+
+def test_in_a_kernel_that_is_to_end_no_further_cell_is_begun(desk: Desk) -> None:
+    lingers = "import atexit, time\natexit.register(time.sleep, 30)\nexit()"
+    desk.notebook(code(lingers, cell_id="leaves"), code("1", "always", cell_id="after"))
     ran = desk.opsbook("run", "book.ipynb")
-    run = desk.run()
-    assert ran.code == 124, ran.err
-    assert run.states == {"deaf": "timed_out", "after": "not_run"}
+    assert ran.code == 1, ran.err
+    assert desk.run().states == {"leaves": "failed", "after": "not_run"}
 
 
 def python(text: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -33,6 +33,7 @@ umask 077
 [ -d "$folder" ] || { echo "there is no folder $folder" >&2; exit 1; }
 within=
 leave() {
+  trap '' HUP INT TERM
   if [ -n "$within" ]; then rm -f ./new ./whole; cd -P ..; fi
   rmdir -- "$part" 2>/dev/null || :
 }

@@ -337,7 +337,7 @@ def _is_sent(jobs: Sequence[Stage]) -> bool:
 def _was_cut_short(result: CommandResult) -> bool:
     """Whether the script may not have come to its own end, where it tidies up."""
     began = result.state not in {TargetState.OK, TargetState.BECOME, TargetState.UNREACHABLE}
-    return began and result.exit_code in {None, _KILLED}
+    return began and (result.state is not TargetState.FAILED or result.exit_code in {None, _KILLED})
 
 
 def _with_leftover(result: CommandResult, left: Sequence[str]) -> CommandResult:
