@@ -140,7 +140,7 @@ def test_a_disk_that_fails_at_any_write_is_never_trusted_again(stillborn: KillDe
 
 def test_a_write_that_takes_a_part_is_gone_on_with(stillborn: KillDesk) -> None:
     whole = dry_pass(stillborn)
-    for point in sample(whole.sites, (How.SHORT,), random.Random(SEED)):
+    for point in sample(whole.sites, (How.SHORT,), random.Random(SEED))[:QUICK]:
         stillborn.forget()
         trial = stillborn.trial(**point)
         trial.check()

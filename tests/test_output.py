@@ -92,6 +92,7 @@ def test_a_cell_keeps_the_head_and_the_end_of_what_it_says_and_says_how_much_was
     assert len(run.record["notes"]) == 2, ran
 
 
+@pytest.mark.soak
 def test_what_is_shown_is_bounded_in_size_and_in_number_and_what_replaces_itself_counts_once(desk):
     desk.write("opsbook.toml", "[output]\ncell_characters = 400_000\n")
     desk.notebook(
@@ -121,7 +122,7 @@ def test_what_is_shown_is_bounded_in_size_and_in_number_and_what_replaces_itself
 ENDLESS = "import itertools\nfor n in itertools.count(): print(n, 'x' * 200{flush})"
 
 
-@pytest.mark.parametrize("flush", ["", ", flush=True"])
+@pytest.mark.parametrize("flush", ["", pytest.param(", flush=True", marks=pytest.mark.soak)])
 def test_a_cell_that_prints_without_end_is_stopped_and_has_filled_neither_memory_nor_disk(desk, flush):
     desk.write("opsbook.toml", "[output]\ncell_characters = 20_000\n")
     watch = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -162,6 +163,7 @@ record("grown", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.soak
 def test_a_notebook_waits_for_a_runner_that_stands_still_and_keeps_little_meanwhile(desk):
     desk.notebook(LOAD, code(STANDS_STILL, cell_id="floods"))
     ran = desk.opsbook("run", "book.ipynb", seconds=110)
@@ -172,6 +174,7 @@ def test_a_notebook_waits_for_a_runner_that_stands_still_and_keeps_little_meanwh
     assert missing(desk.run())["floods"][1] == 0
 
 
+@pytest.mark.soak
 def test_a_fault_of_many_megabytes_is_cut_wherever_it_is_kept(desk):
     desk.notebook(code("raise ValueError('y' * 3_000_000)", cell_id="raises"))
     desk.opsbook("run", "book.ipynb")
