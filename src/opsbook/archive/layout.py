@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from opsbook.archive.files import archive_errors, create, make_folder, new_folder, sync_folder
 from opsbook.errors import ArchiveError, BusyError
+from opsbook.locks.lock_file import is_held
 
 RECORD = "run.json"
 JOURNAL = "events.jsonl"
@@ -153,14 +154,4 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def is_alive(folder: RunFolder) -> bool:
     """Whether the process that claimed a run still lives."""
-    try:
-        descriptor = os.open(folder.path / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(folder.path / LOCK)

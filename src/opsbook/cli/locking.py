@@ -75,17 +75,10 @@ def refuse_what_is_marked(request: RunRequest) -> None:
     folder = lock_folder(request.locking.path)
     if request.options.checking or not any(holder.targets for _, holder in folder.named()):
         return
-    from opsbook.fleet.plan import plan_targets  # noqa: PLC0415  few runs find anything marked
+    from opsbook.cli.plan import plan_of  # noqa: PLC0415  few runs find anything marked
     from opsbook.ssh.route import Atlas  # noqa: PLC0415
 
-    plan = plan_targets(
-        request.runbook,
-        request.binding,
-        inventory=request.inventory,
-        pattern=request.pattern,
-        selected=request.selected,
-        options=request.options,
-    )
+    plan = plan_of(request)
     perhaps = {cell.id for cell in request.runbook.code_cells if "on-failure" in cell.tags}
     named = {name for cell in plan.cells if cell.changes and cell.id not in perhaps for name in cell.targets}
     atlas, targets = Atlas(request.options), request.inventory.targets if request.inventory is not None else ()

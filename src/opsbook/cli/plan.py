@@ -10,12 +10,13 @@ from opsbook.cli.screen import result_console
 from opsbook.errors import ExitCode
 from opsbook.execution.request import RunRequest
 from opsbook.fleet.plan import plan_targets
+from opsbook.model.plan import Plan
 from opsbook.report.plan import print_plan
 
 
-def show_plan(request: RunRequest, *, as_json: bool) -> int:
-    """Print which targets a run would reach; return 0, or 2 where a cell would fail for what its line says."""
-    plan = plan_targets(
+def plan_of(request: RunRequest) -> Plan:
+    """Return which targets a run would reach, as far as its text tells."""
+    return plan_targets(
         request.runbook,
         request.binding,
         inventory=request.inventory,
@@ -23,6 +24,11 @@ def show_plan(request: RunRequest, *, as_json: bool) -> int:
         selected=request.selected,
         options=request.options,
     )
+
+
+def show_plan(request: RunRequest, *, as_json: bool) -> int:
+    """Print which targets a run would reach; return 0, or 2 where a cell would fail for what its line says."""
+    plan = plan_of(request)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(plan) + b"\n")
     else:
