@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from job import FLOOD, FLOOD_BYTES, SEQUENCE, SEQUENCE_CHARACTERS, TRUE, Job, NotOfferedError
+from job import FLOOD, FLOOD_BYTES, IN_A_ROW, SEQUENCE, SEQUENCE_CHARACTERS, TRUE, Job, NotOfferedError
 
 MODULES = {
     "opsbook": "ours",
@@ -88,6 +88,13 @@ def _true(peer: Peer, job: Job, talk: Talk) -> None:
     talk.phase("cold", lambda: _checked(peer, job, TRUE))
     for _ in range(job.repeats):
         talk.phase("warm", lambda: _checked(peer, job, TRUE))
+
+    def in_a_row() -> None:
+        for _ in range(IN_A_ROW):
+            _checked(peer, job, TRUE)
+
+    if MODULES[job.peer] != "peer_commands":  # which start anew each time
+        talk.phase("loop", in_a_row)
     if hasattr(peer, "change"):
         for _ in range(job.repeats):
             talk.phase("changing", lambda: peer.change(TRUE))

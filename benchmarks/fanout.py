@@ -50,6 +50,7 @@ def main() -> None:
     table.show(ROWS, cells, rounds=rounds)
     spent = ", ".join(f"{peer} {statistics.median(imports[peer]):.2f}" for peer in LIBRARIES if peer in imports)
     print(f"\nnot in any time: imports in seconds ({spent}), and closing connections")
+    print("between two phases opsbook has shells wait for the next call, in nobody's time; five in a row pay for all")
     print(f"server CPU: {metered}; client CPU: getrusage, without ssh's kept masters; {time.monotonic() - begun:.0f} s")
 
 

@@ -17,6 +17,10 @@ FLOOD = "seq 1 6388888"
 FLOOD_BYTES = 50_000_000
 
 
+IN_A_ROW = 5
+"""Calls that follow each other at once, in the phase `loop`."""
+
+
 class NotOfferedError(Exception):
     """The peer has nothing of this kind: an empty cell, not a failure."""
 

@@ -82,6 +82,7 @@ ROWS = (
         phase="warm",
         goals=(Goal(against="ansible", most=0.05),),
     ),
+    Row(label="same, five in a row", task="true", count=100, phase="loop"),
     Row(label="same, marked as changing", task="true", count=100, phase="changing", theirs="warm"),
     Row(label="10 MB to 20, cold", task="put", count=20, phase="cold", goals=(Goal(against="asyncssh", most=0.6),)),
     Row(label="10 MB to 20, warm", task="put", count=20, phase="warm", goals=(Goal(against="asyncssh", most=0.6),)),

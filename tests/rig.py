@@ -59,7 +59,7 @@ class Journal:
     def recall(self, recall: Recall) -> Recalled:
         return self.on_recall(recall)
 
-    def reveal(self, reference: str) -> str:
+    def reveal(self, reference: str, *, used_for: str, cell_id: str | None) -> str:
         return reference.removeprefix("test:")
 
     def close_cell(self, cell_id: str | None) -> None:

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from opsbook.errors import ConnectError
+from opsbook.fleet.crew import side_by_side
 from opsbook.model.event import HostKeyRecorded
 from opsbook.model.message import RunOptions
 from opsbook.model.target import Target, TargetState
@@ -109,6 +109,12 @@ class Pool:
         """The connections to jump hosts, by their address."""
         with self._lock:
             return {key.address: made for key, made in self._open.items() if not isinstance(key, str)}
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The connections to targets."""
+        with self._lock:
+            return [made for key, made in self._open.items() if isinstance(key, str)]
 
     def drop(self, target: Target, connection: Connection | None = None) -> None:
         """Close the connection to a target, this one if one is named: the next command opens another."""
@@ -232,25 +238,7 @@ class _Closable(Protocol):
 
 def _close_all(connections: Iterable[_Closable], deadline: float) -> None:
     """Close side by side: one that hangs holds none of the others, nor the caller after the deadline."""
-    waiting: SimpleQueue[_Closable] = SimpleQueue()
-    for connection in connections:
-        waiting.put(connection)
-
-    def work(until: float = float("inf")) -> None:
-        with suppress(Empty):
-            while time.monotonic() < until:
-                waiting.get_nowait().close()
-
-    threads = []
-    try:
-        for _ in range(min(CLOSERS, waiting.qsize())):
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            threads.append(thread)
-    except RuntimeError:  # at exit Python 3.12 starts none
-        work(deadline)
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    side_by_side(lambda one: one.close(), connections, threads=CLOSERS, deadline=deadline)
 
 
 def _allow_descriptors() -> None:

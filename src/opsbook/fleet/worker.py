@@ -151,7 +151,10 @@ class Worker:
     def terms(self) -> Terms:
         """On what terms commands go through sudo here."""
         reference = self.target.become.password or self._session.options.sudo_password
-        return Terms(password=None if reference is None else partial(self._session.password, reference))
+        if reference is None:
+            return Terms()
+        place, secrets = (self.target.name, reference), self._session.secrets
+        return Terms(password=partial(secrets.sudo_password, *place), refused=partial(secrets.bar_sudo, *place))
 
     def _named(self, script: Script, command_id: str) -> Script:
         """Return a script that knows its target, and whose processes can be told by their environment."""
@@ -200,6 +203,8 @@ class Worker:
             self._session.pool.drop(self.target, connection)
             raise _StaleError(str(error), error.state) from error
         finally:
+            if self.changed:
+                connection.standby.note_change()
             self.busy = False
             with self._lock:
                 self._cancel_command = _nothing

@@ -119,38 +119,45 @@ def guarded(
 
 @contextmanager
 def session(
-    connection: Connection, *, deadline: float, cancelled: Callable[[], bool] = never
-) -> Iterator[paramiko.Channel]:
+    connection: Connection, *, deadline: float, cancelled: Callable[[], bool] = never, standby: bool = False
+) -> Iterator[tuple[paramiko.Channel, str]]:
     """Open a session channel when there is room for one more on the connection, and close it in the end.
+
+    With `standby` it may be the one on which a shell waits; then the name of that is there too.
 
     Raises:
         ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
         CalledOffError: it was cancelled before there was room.
     """
-    channel = _take(connection, deadline, cancelled)
+    channel, name = _take(connection, deadline, cancelled, standby=standby)
     try:
-        yield channel
+        yield channel, name
     finally:
-        if not channel.closed:
-            _close(connection, channel)
+        close(connection, channel)
         connection.slots.give_back()
 
 
-def _close(connection: Connection, channel: paramiko.Channel) -> None:
+def close(connection: Connection, channel: paramiko.Channel) -> None:
+    """Close a channel, unless it is."""
+    if channel.closed:
+        return
     closing = guarded(connection, deadline=time.monotonic() + CLOSING_S)
     with closing, suppress(OSError, EOFError, paramiko.SSHException):  # over a link that is gone nobody is told
         channel.close()
 
 
-def _take(connection: Connection, deadline: float, cancelled: Callable[[], bool]) -> paramiko.Channel:
+def _take(
+    connection: Connection, deadline: float, cancelled: Callable[[], bool], *, standby: bool
+) -> tuple[paramiko.Channel, str]:
     """Take a slot and open a channel; one that is refused waits for another of ours to end, if there is any."""
     slots = connection.slots
     while True:
         _take_slot(connection, deadline, cancelled)
         try:
-            return _open(connection, deadline, cancelled)
+            waiting = connection.standby.take() if standby else None
+            return waiting or (open_session(connection, deadline, cancelled), "")
         except ChannelRefusedError:
-            alone = not slots.shrink()
+            alone = not _makes_way(connection) and not slots.shrink()
             slots.give_back()
             if alone:
                 raise
@@ -167,7 +174,20 @@ def _take_slot(connection: Connection, deadline: float, cancelled: Callable[[], 
             raise ChannelRefusedError("it was busy with other commands of this run", TargetState.UNREACHABLE)
 
 
-def _open(connection: Connection, deadline: float, cancelled: Callable[[], bool]) -> paramiko.Channel:
+def _makes_way(connection: Connection) -> bool:
+    """End the shell that waits, for good: there is no room for it. Whether one did."""
+    if not connection.standby.drop():
+        return False
+    connection.standby.bar()
+    return True
+
+
+def open_session(connection: Connection, deadline: float, cancelled: Callable[[], bool] = never) -> paramiko.Channel:
+    """Open a session channel, without a look at how many there are; the caller closes it.
+
+    Raises:
+        ConnectError: it could not be opened; `ChannelRefusedError` where the connection still stands.
+    """
     seconds = min(CHANNEL_S, max(0.1, deadline - time.monotonic()))
     try:
         with guarded(connection, deadline=time.monotonic() + seconds, cancelled=cancelled):

@@ -18,9 +18,10 @@ from opsbook.ssh.capture import Capture
 from opsbook.ssh.channel import CalledOffError
 from opsbook.ssh.connection import Connection
 from opsbook.ssh.exchange import LITTLE, Exchange, Wake, opened
+from opsbook.ssh.fence import Fence
 from opsbook.ssh.question import ask
 from opsbook.ssh.result import CommandResult
-from opsbook.ssh.script import STOP, Script, prepare
+from opsbook.ssh.script import STOP, Script, ahead, prepare
 from opsbook.ssh.sudo import Passage
 from opsbook.ssh.sweep import LOOK_S, end_all, look_for, read_left, tell
 from opsbook.ssh.terms import Terms
@@ -53,7 +54,17 @@ class Command:
         self._script = script
         self._marker = marker
         self._terms = terms or Terms()
-        self._prepared = prepare(script, marker=marker, password=self._terms.password is not None, watched=watched)
+        self._prepared = prepare(
+            script,
+            marker=marker,
+            password=self._terms.password is not None,
+            watched=watched,
+            proving=connection.standby.needs_proof,
+        )
+        self._proof = Fence(f"{self._prepared.proof}\n".encode()) if self._prepared.proof else None
+        """What looks for the proof, until it has come."""
+        self._shell = ""
+        """The name of the shell it runs in, where that had been waiting for it."""
         self._timeout_s = timeout_s
         self._idle_s = idle_s
         self._deadline = time.monotonic() + timeout_s
@@ -78,8 +89,15 @@ class Command:
             ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
         """
         cancelled = self._cancelled.is_set
+        self._connection.standby.note_use()
         try:
-            with opened(self._connection, deadline=self._deadline, wake=self._wake, cancelled=cancelled) as exchange:
+            with opened(
+                self._connection,
+                deadline=self._deadline,
+                wake=self._wake,
+                cancelled=cancelled,
+                standby=self._prepared.can_wait,
+            ) as exchange:
                 before_send()
                 if cancelled():
                     raise CalledOffError  # noqa: TRY301  it was not sent either
@@ -93,8 +111,12 @@ class Command:
 
     def _converse(self, exchange: Exchange) -> tuple[CommandResult, bool]:
         """Say what to run, and hear it out; return also whether it was stopped and is to be looked after."""
+        payload = self._prepared.payload
         try:
-            exchange.request(self._prepared.command, cancelled=self._cancelled.is_set)
+            if exchange.shell:
+                self._shell, payload = exchange.shell, ahead(payload)
+            else:
+                exchange.request(self._prepared.command, cancelled=self._cancelled.is_set)
             if self._prepared.ready:
                 passage = Passage(exchange, self._prepared, self._terms, deadline=self._deadline)
                 barred = passage.open(self._cancelled.is_set)
@@ -105,7 +127,7 @@ class Command:
         except OSError as error:
             if exchange.code is None and exchange.signal is None:
                 return self._unsent(error), False
-        unsent = self._send(exchange, self._prepared.payload)
+        unsent = self._send(exchange, payload)
         return self._await_end(exchange) if unsent is None else (unsent, False)
 
     def _send(self, exchange: Exchange, payload: bytes, *, at_once: bool = False) -> CommandResult | None:
@@ -199,7 +221,7 @@ class Command:
         ending = not self._ended
         if not self._connection.alive:
             return _with_reason(result, STILL if ending else "")
-        text = end_all(self._marker) if ending else look_for(self._marker, twice=True)
+        text = end_all(self._marker, self._shell) if ending else look_for(self._marker, twice=True)
         answer = ask(self._connection, text, like=self._script, terms=self._terms, seconds=STOP_S if ending else LOOK_S)
         left = None if answer is None else read_left(answer)
         if left is None:
@@ -215,6 +237,11 @@ class Command:
 
     def _hear_stderr(self, data: bytes) -> None:
         self._note_life()
+        if self._proof is not None:
+            data = self._proof.feed(data)
+            if self._proof.found:
+                self._connection.standby.proven = True
+                data, self._proof = data + self._proof.behind, None
         self._stderr.feed(data)
 
     def _judge(self, exchange: Exchange, *, held: bool) -> CommandResult:
@@ -230,6 +257,8 @@ class Command:
     def _finish(
         self, state: TargetState, reason: str, *, code: int | None = None, signal: str | None = None
     ) -> CommandResult:
+        if self._proof is not None:
+            self._stderr.feed(self._proof.rest())
         self._stdout.close()
         self._stderr.close()
         return CommandResult(

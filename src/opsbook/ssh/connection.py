@@ -24,9 +24,10 @@ from opsbook.ssh.algorithms import restrict
 from opsbook.ssh.fault import FEW, FaultError, ended, of_handshake, of_login, of_reaching
 from opsbook.ssh.hostkeys import HostKeyPolicy, KnownHosts, fingerprint
 from opsbook.ssh.keepalive import Watch, silence_s
-from opsbook.ssh.login import Login
+from opsbook.ssh.login import Login, Outcomes
 from opsbook.ssh.reach import reach, time_left
 from opsbook.ssh.route import Route
+from opsbook.ssh.standby import Standby
 from opsbook.ssh.transport import FleetTransport, Wire
 
 CHANNELS = 8
@@ -88,6 +89,7 @@ class Connection:
     def __init__(self, transport: FleetTransport, sock: Wire, *, trusted: bool, fingerprint: str) -> None:
         self.transport = transport
         self.slots = Slots(CHANNELS)
+        self.standby = Standby()
         self.trusted = trusted
         """Whether the host key was known before this run, and was checked: only then may a password be said."""
         self.fingerprint = fingerprint
@@ -132,6 +134,7 @@ class Dialer:
         self._lock = threading.Lock()
         self._gates: dict[str, threading.BoundedSemaphore] = {}
         self._agents: dict[str, Agent] = {}
+        self._outcomes: Outcomes = {}
         self._known: dict[tuple[str, ...], KnownHosts] = {}
         self._first_seen: set[tuple[str, str]] = set()
         self._watch = Watch(keepalive_s)
@@ -257,7 +260,8 @@ class Dialer:
             shown = key.get_name(), key.asbytes()
             trusted = known.check(route.host, route.port, *shown, policy, alias=name, within_s=left)
             if terms.log_in:
-                login = Login(transport, route, agent=self._agent(route), reveal=self._reveal, trusted=trusted)
+                agent, outcomes = self._agent(route), self._outcomes
+                login = Login(transport, route, agent=agent, reveal=self._reveal, trusted=trusted, outcomes=outcomes)
                 login.run(terms.deadline)
         except ConnectError as error:
             raise FaultError(error.message, state=error.state) from error

@@ -6,6 +6,7 @@ cancel is always noticed. What the bytes mean is not known here.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,12 @@ from contextlib import contextmanager, suppress
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
-from opsbook.ssh.channel import guarded, never, session
+from opsbook.errors import ConnectError
+from opsbook.ssh.channel import close, guarded, never, open_session, session
 from opsbook.ssh.connection import Connection
 from opsbook.ssh.hearing import STDERR, STDOUT, ignore
+from opsbook.ssh.script import awaiting
+from opsbook.ssh.standby import Waiting
 
 _WINDOW_S = 0.2
 """Seconds between looks at a cancel while the target takes nothing."""
@@ -52,8 +56,12 @@ class Wake:
 class Exchange:
     """An open channel."""
 
-    def __init__(self, connection: Connection, channel: paramiko.Channel, wake: Wake, *, deadline: float) -> None:
+    def __init__(
+        self, connection: Connection, channel: paramiko.Channel, wake: Wake, *, deadline: float, shell: str = ""
+    ) -> None:
         self.connection = connection
+        self.shell = shell
+        """The name of the shell that already waits here for its script; empty where none does."""
         self._deadline = deadline
         self.wake = wake
         self.on_stdout: Sink = _ignore
@@ -208,20 +216,50 @@ class Exchange:
 
 @contextmanager
 def opened(
-    connection: Connection, *, deadline: float, wake: Wake, cancelled: Callable[[], bool] = never
+    connection: Connection,
+    *,
+    deadline: float,
+    wake: Wake,
+    cancelled: Callable[[], bool] = never,
+    standby: bool = False,
 ) -> Iterator[Exchange]:
     """Open a channel when there is room for one more on the connection, and close it in the end.
+
+    With `standby` it may be the one on which a shell waits (see `Exchange.shell`).
 
     Raises:
         ConnectError: no channel could be opened: nothing was sent, and trying again is safe.
         CalledOffError: it was cancelled before there was room.
     """
-    with session(connection, deadline=deadline, cancelled=cancelled) as channel:
-        exchange = Exchange(connection, channel, wake, deadline=deadline)
+    with session(connection, deadline=deadline, cancelled=cancelled, standby=standby) as (channel, shell):
+        exchange = Exchange(connection, channel, wake, deadline=deadline, shell=shell)
         try:
             yield exchange
         finally:
             connection.transport.unhear(channel)
+
+
+def start_standby(connection: Connection, *, seconds: float) -> None:
+    """Have a shell wait for the connection's next script; where that cannot be, it is not tried again."""
+    standby = connection.standby
+    changes, name = standby.changes, f"opsbook-{secrets.token_hex(12)}"
+    deadline = time.monotonic() + seconds
+    try:
+        channel = open_session(connection, deadline)
+    except ConnectError:
+        standby.bar()
+        return
+
+    def end() -> None:
+        connection.transport.unhear(channel)
+        close(connection, channel)
+
+    try:
+        Exchange(connection, channel, Wake(), deadline=deadline).request(awaiting(name))
+    except OSError:
+        end()
+    else:
+        standby.put(Waiting(channel=channel, name=name, changes=changes, close=end))
 
 
 @contextmanager

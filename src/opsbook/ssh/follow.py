@@ -219,32 +219,23 @@ class Follow:
 
 
 class Removal:
-    """The end of a spool whose result was read."""
+    """The end of a spool whose result was read. It is short, and no cancel keeps it from leaving nothing behind."""
 
     def __init__(self, connection: Connection, script: Script, *, terms: Terms, seconds: float) -> None:
         self._connection = connection
         self._script = script
         self._terms = terms
         self._seconds = seconds
-        self._cancelled = threading.Event()
 
     def run(self, before_send: Callable[[], None]) -> CommandResult:
         """Remove it, if that can be done now."""
         before_send()
         script, seconds = self._script, self._seconds
-        gone = ask(
-            self._connection,
-            script.text,
-            like=script,
-            terms=self._terms,
-            seconds=seconds,
-            cancelled=self._cancelled.is_set,
-        )
+        gone = ask(self._connection, script.text, like=script, terms=self._terms, seconds=seconds)
         return CommandResult(state=TargetState.FAILED if gone is None else TargetState.OK)
 
     def cancel(self) -> None:
-        """Leave it: what is not removed now goes in time."""
-        self._cancelled.set()
+        """Go on: what is cancelled is what it was the spool of."""
 
 
 class _Hearing:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import paramiko
 from paramiko.auth_handler import AuthOnlyHandler
@@ -87,6 +87,10 @@ class _Handler(AuthOnlyHandler):
             self.auth_event.set()
 
 
+Outcomes: TypeAlias = dict[tuple[str, str, str], bool]
+"""Whether a password was taken, by the host's address, the user and the password's reference."""
+
+
 class Login:
     """One login on one connection."""
 
@@ -98,12 +102,14 @@ class Login:
         agent: Agent | None,
         reveal: Callable[[str], str],
         trusted: bool,
+        outcomes: Outcomes,
     ) -> None:
         self._transport = transport
         self._route = route
         self._agent = agent
         self._reveal = reveal
         self._trusted = trusted
+        self._outcomes = outcomes
         self._refused: list[str] = []
         self._tried = 0
         self._unsigned = False
@@ -166,23 +172,45 @@ class Login:
     def _try_password(self, handler: _Handler) -> bool:
         if self._route.password is None or not (self._may(PASSWORD, handler) or self._may(PROMPT, handler)):
             return False
-        if not self._trusted:
-            self._refused.append("no password is sent to a host key that was not known before this run")
-            return False
         try:
-            password = self._reveal(self._route.password)
+            password = self._password(self._route.password)
         except SecretError as error:
-            self._refused.append(f"the password: {error}")
+            self._refused.append(str(error))
             return False
         if self._may(PASSWORD, handler):
             self._tried += 1
             handler.auth_password(self._route.user, password)
+            self._keep_outcome(handler)
             if handler.is_authenticated():
                 return True
             self._refused.append("password (more is asked for)" if handler.partial else "password")
             if not handler.partial and handler.allowed is not None and PASSWORD in handler.allowed:
                 return False  # it was wrong, and would be in any other way
         return self._may(PROMPT, handler) and self._answer_prompt(handler, password)
+
+    def _password(self, reference: str) -> str:
+        """Return the password, if it may be said here.
+
+        Raises:
+            SecretError: it may not, or it cannot be had.
+        """
+        if not self._trusted:
+            raise SecretError("no password is sent to a host key that was not known before this run")
+        if not self._outcomes.get(self._login_by_password, True):
+            raise SecretError("the password was refused here before and is not sent again")
+        try:
+            return self._reveal(reference)
+        except SecretError as error:
+            raise SecretError(f"the password: {error}") from None
+
+    @property
+    def _login_by_password(self) -> tuple[str, str, str]:
+        return self._route.address, self._route.user, self._route.password or ""
+
+    def _keep_outcome(self, handler: _Handler) -> None:
+        """Keep whether the password was taken, the first time: a host that starts again may refuse what it took."""
+        if not handler.partial:
+            self._outcomes.setdefault(self._login_by_password, handler.is_authenticated())
 
     def _answer_prompt(self, handler: _Handler, password: str) -> bool:
         """Answer one hidden question with the password, once; anything else is not ours to answer."""
@@ -196,6 +224,8 @@ class Login:
 
         self._tried += 1
         handler.auth_interactive(self._route.user, answer)
+        if given:
+            self._keep_outcome(handler)
         if handler.is_authenticated():
             return True
         self._refused.append("password at a prompt" if given else "the server asked for more than a password")

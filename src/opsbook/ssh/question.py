@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 
 from opsbook.errors import ConnectError
+from opsbook.ssh.channel import never
 from opsbook.ssh.connection import Connection
 from opsbook.ssh.exchange import Wake, opened
 from opsbook.ssh.script import Script, prepare
@@ -24,11 +24,10 @@ def ask(
     like: Script,
     terms: Terms,
     seconds: float,
-    cancelled: Callable[[], bool] = lambda: False,
 ) -> str | None:
     """Run a script as the user another one runs as, and return what it prints; None without a whole answer in time.
 
-    A cancel ends it while it is being sent. Whoever asks because of a cancel does not pass one on.
+    No cancel ends it: it is short, and often asked because of one.
     """
     deadline = time.monotonic() + seconds
     script = Script(text=text, sudo=like.sudo, as_user=like.as_user)
@@ -37,13 +36,13 @@ def ask(
     answer = bytearray()
     try:
         with opened(connection, deadline=deadline, wake=Wake()) as exchange:
-            exchange.request(prepared.command, cancelled=cancelled)
+            exchange.request(prepared.command)
             passage = Passage(exchange, prepared, terms, deadline=deadline)
-            if prepared.ready and passage.open(cancelled) is not None:
+            if prepared.ready and passage.open(never) is not None:
                 return None
             exchange.on_stdout = answer.extend
             exchange.on_stderr = _unheard
-            exchange.send(prepared.payload, seconds=deadline - time.monotonic(), cancelled=cancelled)
+            exchange.send(prepared.payload, seconds=deadline - time.monotonic())
             while not exchange.ended and time.monotonic() < deadline and len(answer) < _MOST:
                 if not exchange.pump():
                     exchange.wake.wait(deadline - time.monotonic())

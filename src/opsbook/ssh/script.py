@@ -51,6 +51,11 @@ _ALONE = "{ unset REPLY; exec </dev/null; if :; then { "
 _FINDABLE = f"{{ unset REPLY; if [ -r /proc/self/environ ]; then exec </dev/null; else {_SET_WATCH}; fi; if :; then {{ "
 """No watcher where a process is found by its environment."""
 _LEAVE = "\n} fi; }\n"
+_DIGITS = 8
+MOST_AHEAD = 10**_DIGITS
+"""Bytes from which on a waiting shell cannot be told how much will come."""
+_LONGEST_WAIT_S = 86_400
+"""Seconds a shell waits whatever `TMOUT` says, which may be readonly."""
 PICK = "if command -v bash >/dev/null 2>&1; then set -- bash -euo pipefail; else set -- sh -eu; fi"
 DEEPER = "SHLVL=2; export SHLVL"
 """A bash that sshd started reads bashrc even for a script, and trips over it under -u; a deeper one does not."""
@@ -99,6 +104,10 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """What sudo prints on stderr when it wants the password: as it should, and where it leaves `%%` as it is."""
     watched: bool = True
     """Whether a watcher certainly waits for `STOP` there."""
+    proof: str = ""
+    """Printed on stderr before all else where our command line runs, in a shell that could have waited."""
+    can_wait: bool = False
+    """Whether a shell that already waits may run it."""
 
     def __repr__(self) -> str:
         """Show nothing of the payload: it holds secrets."""
@@ -106,13 +115,19 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 
 def prepare(
-    script: Script, *, marker: str, password: bool = False, watched: bool = True, tethered: bool = False
+    script: Script,
+    *,
+    marker: str,
+    password: bool = False,
+    watched: bool = True,
+    tethered: bool = False,
+    proving: bool = False,
 ) -> Prepared:
     """Return the command line and the payload for a script.
 
     `marker` is text that nobody else prints; `password` is whether there is one for sudo. Without `watched` no watcher
     is started where the processes can be found by `marker`. What is `tethered` has none either: it ends with its
-    channel.
+    channel. What is `proving` says so when a shell can wait where it runs.
 
     Raises:
         UsageError: the script holds a NUL or is not Unicode, or a variable's name is not one.
@@ -125,15 +140,34 @@ def prepare(
         payload = compose(script, _WATCH if watched else _FINDABLE)
     pick = PICK if script.shell is None else f"set -- {script.shell}"
     if script.sudo:
-        inner = _line(pick, f'printf "%s-%s\\n" {marker} ready >&2; {reading(len(payload))}')
-        prompt = f"{marker}-pass%%word" if password else ""
-        line = f"exec {sudo_words(script, prompt)} {inner.removeprefix('exec ')}"
-        prompts = (prompt.replace("%%", "%"), prompt) if password else ()
-        return Prepared(command=line, payload=payload, ready=f"{marker}-ready", prompts=prompts)
-    line = _line(pick, reading(len(payload)))
+        return _behind_sudo(script, pick, payload, marker=marker, password=password)
+    if not direct:
+        return Prepared(command=_line(pick, reading(len(payload))), payload=payload, watched=watched)
+    prove = _saying(marker, "proof") if proving else ":; "
+    within = _in_login_bash(marker, f"{prove}LC_ALL=C read -rN {len(payload)}")
+    line = _line(pick, f'if [ "${{BASH_VERSINFO-0}}" -gt 3 ]; then {prove}fi; {reading(len(payload))}')
     return Prepared(
-        command=_in_login_bash(marker, len(payload)) + line if direct else line, payload=payload, watched=watched
+        command=within + line,
+        payload=payload,
+        watched=watched,
+        proof=f"{marker}-proof" if proving else "",
+        can_wait=not tethered and len(payload) < MOST_AHEAD,
     )
+
+
+def awaiting(name: str) -> str:
+    """Return the command line of a shell that waits for one script, sent as `ahead` says, and runs it.
+
+    Only where a command has shown that this is a bash. An end without a script is told from every exit code.
+    """
+    reads = (f"LC_ALL=C read -t {_LONGEST_WAIT_S} -rN {size}" for size in (_DIGITS, '"$REPLY"'))
+    read = " && ".join(reads) + " || kill -KILL $$"
+    return _in_login_bash(name, read) + _line(PICK, f': {name}; {read}; eval "$REPLY"')
+
+
+def ahead(payload: bytes) -> bytes:
+    """Return what a waiting shell is sent."""
+    return b"%0*d" % (_DIGITS, len(payload)) + payload
 
 
 def compose(script: Script, opening: str = _ALONE, *, most_lines: int = MOST_LINES) -> bytes:
@@ -144,6 +178,8 @@ def compose(script: Script, opening: str = _ALONE, *, most_lines: int = MOST_LIN
     """
     if "\0" in script.text:
         raise UsageError("the script holds a NUL character, which no shell can read")
+    if "\0" in (script.directory or ""):  # a shell passes it over, and would wait for as many bytes more
+        raise UsageError("the directory holds a NUL character, which no path can hold")
     if script.text.count("\n") > most_lines:
         raise UsageError(
             f"the script has more than {MOST_LINES:,} lines", "put it into a file on the target and run that"
@@ -169,12 +205,25 @@ def sudo_words(script: Script, prompt: str) -> str:
     return f"sudo {asking} -H -u {shlex.quote(script.as_user or 'root')} --"
 
 
+def _behind_sudo(script: Script, pick: str, payload: bytes, *, marker: str, password: bool) -> Prepared:
+    line = _line(pick, _saying(marker, "ready") + reading(len(payload)))
+    prompt = f"{marker}-pass%%word" if password else ""
+    line = f"exec {sudo_words(script, prompt)} {line.removeprefix('exec ')}"
+    prompts = (prompt.replace("%%", "%"), prompt) if password else ()
+    return Prepared(command=line, payload=payload, ready=f"{marker}-ready", prompts=prompts)
+
+
+def _saying(marker: str, word: str) -> str:
+    """Say on stderr how far it is. Whoever only repeats the command line does not say the same."""
+    return f'printf "%s-%s\\n" {marker} {word} >&2; '
+
+
 def _line(pick: str, read: str) -> str:
     """Compose a line that any login shell (csh and fish too) passes on unchanged: single quotes, no `!`."""
     return f"exec sh -c '_r=$1; {pick}; {DEEPER}; exec \"$@\" -c \"$_r\"' sh '{read}'"
 
 
-def _in_login_bash(marker: str, size: int) -> str:
+def _in_login_bash(marker: str, read: str) -> str:
     """Return what any login shell passes over unless it is a bash that bashrc has not changed: that runs the script.
 
     What bashrc exports reaches a script either way; shell options, functions and traps must not. (Red Hat's exports a
@@ -186,7 +235,7 @@ def _in_login_bash(marker: str, size: int) -> str:
     plain = f'[ "${{BASH_VERSINFO-0}}" -gt 3 ] && _o=:$BASHOPTS: && {usual} && [ "$-$_o" = hBc:{_AS_IT_COMES}: ]'
     changed = "{ shopt -qo posix || compgen -A function -X which; } >/dev/null"
     clean = "unset _o; trap - EXIT ERR DEBUG RETURN; IFS=$' \\t\\n'; set -euo pipefail"
-    run = f'{clean}; LC_ALL=C read -rN {size}; eval "$REPLY"; exit'
+    run = f'{clean}; {read}; eval "$REPLY"; exit'
     within = f": {marker}; if {plain}; then if {changed}; then :; else {run}; fi; fi"
     return f'test "$SHELL" = {_LOGIN_BASH} && eval {shlex.quote(within)}; '
 

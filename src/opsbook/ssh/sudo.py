@@ -78,6 +78,7 @@ class Passage:
 
     def _answer(self) -> Barred | None:
         if self._answered:
+            self._terms.refused()
             return _become("sudo did not accept the password")
         if not self._exchange.connection.trusted:
             return _become("sudo asks for the password, and none is sent to a host whose key was not known before")
@@ -127,6 +128,8 @@ class Passage:
         last = next((line for line in words if line.startswith("sudo: ")), words[-1] if words else "")
         if len(last) > _LONG:  # it quotes what it was to execute, which is ours
             last = f"{last[:100]} … {last[-50:]}"
+        if self._answered:
+            self._terms.refused()
         asked = "" if self._prompts else "; no password for it was given"
         refused = "after the password was sent" if self._answered else "did not let the command through"
         return _become(f"sudo {'ended ' if self._answered else ''}{refused}: {last or 'it said nothing'}{asked}")

@@ -52,9 +52,12 @@ def look_for(command_id: str, *, twice: bool = False) -> str:
     return _finder(f"{COMMAND_VARIABLE}={command_id}", "/proc/[0-9]*/environ") + _LIST + look + _LOOKED
 
 
-def end_all(command_id: str) -> str:
-    """Return a script that ends every process that names the command, also in its arguments, and lists what is left."""
-    return _finder(command_id, "/proc/[0-9]*/environ /proc/[0-9]*/cmdline") + _LIST + _END + _LOOKED
+def end_all(command_id: str, shell: str = "") -> str:
+    """Return a script that ends every process that names the command, also in its arguments, and lists what is left.
+
+    `shell` is the name of the shell that runs it, where that is another one.
+    """
+    return _finder(command_id, "/proc/[0-9]*/environ /proc/[0-9]*/cmdline", shell) + _LIST + _END + _LOOKED
 
 
 def read_left(answer: str) -> tuple[Left, ...] | None:
@@ -82,7 +85,7 @@ def tell(left: tuple[Left, ...]) -> str:
     return f"; {len(left)} process{'' if len(left) == 1 else 'es'} escaped: {named}{more}"
 
 
-def _finder(word: str, places: str) -> str:
-    """Define what lists the files a word stands in; the pattern does not match the text of this script itself."""
-    pattern = f"{word[:-1]}[{word[-1]}]"
-    return f"found() {{ grep -la '{pattern}' {places} 2>/dev/null || true; }}\n"
+def _finder(word: str, places: str, other: str = "") -> str:
+    """Define what lists the files a word stands in; the patterns do not match the text of this script itself."""
+    patterns = " ".join(f"-e '{one[:-1]}[{one[-1]}]'" for one in (word, other) if one)
+    return f"found() {{ grep -la {patterns} {places} 2>/dev/null || true; }}\n"

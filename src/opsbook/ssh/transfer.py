@@ -128,7 +128,7 @@ class Transfer(ABC):
         clock, connection = self.clock, self._connection
         try:
             with (
-                session(connection, deadline=clock.deadline, cancelled=clock.is_cancelled) as channel,
+                session(connection, deadline=clock.deadline, cancelled=clock.is_cancelled) as (channel, _),
                 guarded(connection, deadline=clock.deadline, cancelled=clock.is_cancelled),
             ):
                 return self._result(SftpSession(connection.transport, channel, clock), before_send)

@@ -287,9 +287,13 @@ class FleetTransport(paramiko.Transport):
         packets.on_packet, packets.on_pause = self._hear, self._pause
 
     def hear(self, channel: paramiko.Channel, wake: Callable[[], None]) -> Hearer:
-        """Take what comes for a channel from now on, until `unhear`; `wake` is called when something has come."""
+        """Take what comes for a channel from now on, until `unhear`; `wake` is called when something has come.
+
+        Who takes over from another one finds what has come before.
+        """
         channel.in_window_threshold = channel.in_window_size // 2  # the library would tell the peer of every tenth
-        hearer = self.hearers[channel.get_id()] = Hearer(wake)
+        hearer = self.hearers.setdefault(channel.get_id(), Hearer(wake))
+        hearer.wake = wake
         return hearer
 
     def unhear(self, channel: paramiko.Channel) -> None:
