@@ -1,44 +1,55 @@
 """Secrets as a type, and the one redactor that stands before every sink.
 
 `Secret` shows itself as `***` everywhere and gives its value only to `reveal()`. A `Redactor` knows the values that
-were revealed in this process and masks them, in the forms a program is likely to print them in, in every string
-it is shown. Limits: it works on whole strings, so a value torn over two of them passes; and it cannot see into images.
+were revealed in this process, the formats of well-known tokens, and the patterns of the settings; it masks them in
+every string it is shown, and a `MaskedStream` does in what arrives in pieces as if it had come whole. Whatever overlaps
+is masked as one. Limits: it cannot see into images, nor into what is compressed, encrypted or spelled in a way that
+`secret_forms` does not know.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import json
-import re
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from threading import Lock
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from opsbook.errors import SecretError
+from opsbook.secret_forms import SHORTEST, as_bytes, forms_of
+from opsbook.secret_index import FormIndex
+from opsbook.token_patterns import TokenPatterns
 
 MASK = "***"
-SHORTEST = 4
-"""A shorter value would mask ordinary text all over (SEMANTICS 27)."""
-
 STRUCTURE = frozenset(
     ("run_id", "cell_id", "id", "call", "digest", "kind", "target", "targets", "selected", "addresses", "waves")
 ) | {*("stream", "signal", "results", "sha256", "tags", "boot_id", "spool", "secrets", "versions")}
 STRUCTURE |= {"parent", "resumed_from"}
 """Fields of our own Structs whose text holds things together: names and ids, not what anybody wrote or printed."""
-SCHEMES = ("env", "file", "cmd")
+SCHEMES = ("env", "file", "cmd", "vault", "prompt")
+PROMPT = "prompt:"
+"""Alone it is a whole reference: what to ask for is then said by where it stands."""
 INLINE = "inline:"
 """Stands before a password that an inventory holds itself, so that it travels like a reference."""
 
 
 def is_reference(text: object) -> bool:
     """Whether `text` is a secret's reference, such as `env:TOKEN`."""
-    return isinstance(text, str) and text.partition(":")[0] in SCHEMES and bool(text.partition(":")[2])
+    if not isinstance(text, str):
+        return False
+    scheme, _, place = text.partition(":")
+    return text == PROMPT or (scheme in SCHEMES and bool(place))
+
+
+def shown_reference(reference: str) -> str:
+    """Return a reference as anybody may see it: of a password that an inventory holds itself, only that it is one."""
+    return f"{INLINE}{MASK}" if reference.startswith(INLINE) else reference
+
+
+_PORTION = 64 * 1024
+"""Characters of a text that are looked through at once."""
 
 
 class Secret:
@@ -69,57 +80,93 @@ class Secret:
     def __format__(self, spec: str) -> str:
         return MASK
 
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
     def __reduce__(self) -> Any:
         raise TypeError("a Secret cannot be pickled")
-
-
-def _forms(value: str) -> set[str]:
-    """List the ways `value` may appear in text: itself, quoted, escaped, encoded, and each line of it."""
-    raw = value.encode("utf-8", "surrogateescape")
-    forms = {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    forms |= {shlex.quote(value), quote(raw, safe=""), raw.hex()}
-    forms |= {html.escape(form, quote=quoted) for form in tuple(forms) for quoted in (True, False)}
-    for shift in range(3):
-        # base64 of the value inside a longer text depends on where it starts, modulo three bytes;
-        # the characters at both ends also depend on the neighbours, so only the middle is certain
-        coded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
-        middle = coded[(0, 2, 3)[shift] : len(coded) - 1]
-        forms |= {middle, middle.replace("+", "-").replace("/", "_")}
-    forms |= {line.strip() for line in value.splitlines()}
-    return {form for form in forms if len(form) >= SHORTEST}
 
 
 class Redactor:
     """Masks every value it was told of. Safe to share between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, patterns: Iterable[str] = (), *, tokens: bool = True) -> None:
         self._lock = Lock()
         self._known: set[str] = set()
-        self._forms: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
+        self._index = FormIndex()
+        self._patterns = TokenPatterns(patterns, tokens=tokens)
 
-    def add(self, *values: str) -> None:
-        """Mask these values from now on."""
+    def add(self, *values: str, name: str = "a secret") -> None:
+        """Mask these values from now on; `name` is what a person may know of them: their reference."""
+        called = "a password in the inventory" if name.startswith(INLINE) else name
         with self._lock:
             new = set(values) - self._known
             if not new:
                 return
+            for value in sorted(new):
+                self._index.add(forms_of(value, name=called))
             self._known |= new
-            self._forms = self._forms.union(*map(_forms, new))
-            longest_first = sorted(self._forms, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    @property
+    def known(self) -> int:
+        """How many values it knows: what was masked when it knew fewer may hold one of the others."""
+        return len(self._known)
 
     def text(self, text: str) -> str:
-        """Return `text` with every known value masked, and what is not Unicode replaced."""
-        if not text.isascii():
-            text = text.encode("utf-8", "replace").decode()
-        pattern = self._pattern
-        return text if pattern is None else pattern.sub(MASK, text)
+        """Return `text` with all that is known masked, and what is not Unicode replaced."""
+        text = repaired(text)
+        return _masked(text, self._spans(text))
+
+    def pieces(self, texts: Sequence[str]) -> list[str]:
+        """Return texts masked as if they were one; a mask stands where what it hides begins."""
+        whole = list(map(repaired, texts))
+        spans = self._spans("".join(whole))
+        masked, begin = [], 0
+        for text in whole:
+            end = begin + len(text)
+            here = [(max(start, begin), stop) for start, stop in spans if stop > begin and start < end]
+            shifted = [(start - begin, min(stop, end) - begin) for start, stop in here]
+            goes_on = bool(here) and any(start < begin < stop for start, stop in spans)
+            masked.append(_masked(text, shifted, inside=goes_on))
+            begin = end
+        return masked
+
+    def places(self, text: str) -> list[tuple[str, int]]:
+        """Return what the secrets are called that stand in a text, each with the first line it stands in, from 1."""
+        data, first = as_bytes(text), dict[str, int]()
+        for match in self._index.search(data, ends=True).matches:
+            first[match.name] = min(first.get(match.name, match.start), match.start)
+        return [(name, data.count(b"\n", 0, start) + 1) for name, start in sorted(first.items())]
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Return what is to be masked in a text, in order and apart; a long one is looked through in portions."""
+        spans, begin, size = list[tuple[int, int]](), 0, _PORTION
+        while True:
+            ends = begin + size >= len(text)
+            found, held = self.look(text[begin : begin + size] if begin or not ends else text, ends=ends)
+            spans += [(start + begin, end + begin) for start, end in found]
+            if ends:
+                return list(_merged(spans))
+            begin, size = begin + held, _PORTION if held else 2 * size
+
+    def look(self, text: str, *, ends: bool) -> tuple[list[tuple[int, int]], int]:
+        """Return what is to be masked in a text, and where its end begins that what follows may make a secret."""
+        spans = list(self._patterns.spans(text)) if len(text) >= SHORTEST else []
+        held = len(text) if ends else self._patterns.held(text)
+        if self._known:
+            data = as_bytes(text)
+            found = self._index.search(data, ends=ends)
+            if found.matches or found.held < len(data):
+                places = _characters(text, data, (found.held, *(at for m in found.matches for at in (m.start, m.end))))
+                spans += [(places[match.start], places[match.end]) for match in found.matches]
+                held = min(held, places[found.held])
+        return list(_merged(spans)), held
 
     def document(self, data: bytes) -> bytes:
         """Return a JSON document byte for byte as it is, or where a known value lies in it, with that masked."""
-        if self._pattern is None:
-            return data
         text = data.decode("utf-8", "replace")
         try:
             read = json.loads(text)
@@ -155,3 +202,78 @@ class Redactor:
         if isinstance(value, dict):
             return {key: self.clean(item) for key, item in value.items()}
         return self.clean(value) if isinstance(value, msgspec.Struct) else value
+
+
+class MaskedStream:
+    """What one stream says, masked as if it had come whole, whatever pieces it comes in.
+
+    Only an end that may be the beginning of something to mask is held back, until more comes or nothing does.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._kept = ""
+        self._inside = 0
+        """Characters at the beginning of what is kept that a mask stands for already."""
+
+    def feed(self, text: str) -> str:
+        """Take what comes next; return what can be shown by now."""
+        text = self._kept + text
+        if not text.isascii():  # characters whose bytes came apart are put together
+            text = as_bytes(text).decode("utf-8", "surrogateescape")
+        return self._emit(text, *self._redactor.look(text, ends=False))
+
+    def end(self) -> str:
+        """Return what was held back: nothing follows it."""
+        return self._emit(self._kept, *self._redactor.look(self._kept, ends=True)) if self._kept else ""
+
+    def _emit(self, text: str, spans: list[tuple[int, int]], held: int) -> str:
+        inside = self._inside
+        merged = list(_merged([*([(0, inside)] if inside else []), *spans]))
+        before = [(start, min(end, held)) for start, end in merged if start < held]
+        self._inside = next((end - held for start, end in merged if start < held < end), 0)
+        if inside > held:  # all that is let go stands under the mask
+            self._inside = max(self._inside, inside - held)
+        self._kept = text[held:]
+        return _masked(text[:held], before, inside=bool(inside))
+
+
+def repaired(text: str) -> str:
+    """Return a text with what is not Unicode replaced."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield spans in order, those that overlap as one."""
+    last: tuple[int, int] | None = None
+    for start, end in sorted(spans):
+        if last is not None and start < last[1]:
+            last = (last[0], max(last[1], end))
+            continue
+        if last is not None:
+            yield last
+        last = (start, end)
+    if last is not None:
+        yield last
+
+
+def _masked(text: str, spans: Sequence[tuple[int, int]], *, inside: bool = False) -> str:
+    """Return a text with a mask for each span; with `inside`, the first begins with the text and has its mask."""
+    if not spans:
+        return text
+    parts, at = [], 0
+    for start, end in spans:
+        parts += [text[at:start], "" if inside and start == 0 else MASK]
+        at = end
+    return "".join((*parts, text[at:]))
+
+
+def _characters(text: str, data: bytes, places: Iterable[int]) -> dict[int, int]:
+    """Return which characters of a text begin at some places of its bytes."""
+    found, byte, character = dict[int, int](), 0, 0
+    for place in sorted(set(places)):
+        character += (
+            place - byte if len(text) == len(data) else len(data[byte:place].decode("utf-8", "surrogateescape"))
+        )
+        found[place], byte = character, place
+    return found

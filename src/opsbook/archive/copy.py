@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 from opsbook.archive.files import write_whole
 from opsbook.archive.links import digest_of
 from opsbook.errors import ArchiveError
@@ -21,6 +23,9 @@ REST = 20
 
 
 _PAPERMILL_KEYS = ("exception", "start_time", "end_time", "duration")
+_STREAM = "stream"
+_SEVERAL = 2
+"""Streams of one cell between which something may be torn."""
 _KEPT = {"kernelspec", "language_info", "tags"}
 """Metadata that Jupyter goes by."""
 
@@ -32,23 +37,45 @@ def clean_document(document: dict[str, Any], redactor: Redactor) -> dict[str, An
 
 
 def _clean_cell(cell: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
-    known = {"source": redactor.clean, "attachments": redactor.clean}
+    known = {"attachments": redactor.clean}
     clean = {name: known[name](value) if name in known else value for name, value in cell.items()}
+    clean["source"] = _clean_lines(cell["source"], redactor)
     clean["metadata"] = _clean_metadata(cell["metadata"], redactor)
     if "outputs" in cell:
-        clean["outputs"] = [_clean_output(output, redactor) for output in cell["outputs"]]
+        clean["outputs"] = [_clean_output(output, redactor) for output in _clean_streams(cell["outputs"], redactor)]
     return clean
+
+
+def _clean_streams(outputs: list[dict[str, Any]], redactor: Redactor) -> list[dict[str, Any]]:
+    """Return a cell's outputs with its streams masked, each and both together, as if no output had come in between."""
+    streams = [output for output in outputs if output["output_type"] == _STREAM]
+    if len(streams) < _SEVERAL:
+        return outputs
+    texts = ["".join(output["text"]) for output in streams]
+    for name in {output["name"] for output in streams}:
+        places = [place for place, output in enumerate(streams) if output["name"] == name]
+        for place, text in zip(places, redactor.pieces([texts[place] for place in places]), strict=True):
+            texts[place] = text
+    masked = iter(redactor.pieces(texts))
+    return [{**output, "text": next(masked)} if output["output_type"] == _STREAM else output for output in outputs]
 
 
 def _clean_output(output: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
     clean = dict(output)
     for name in ("text", "ename", "evalue", "traceback"):
         if name in clean:
-            clean[name] = redactor.clean(clean[name])
+            clean[name] = _clean_lines(clean[name], redactor)
     for name in ("data", "metadata"):
         if name in clean:
-            clean[name] = {kind: redactor.clean(value) for kind, value in clean[name].items()}
+            clean[name] = {kind: _clean_lines(value, redactor) for kind, value in clean[name].items()}
     return clean
+
+
+def _clean_lines(value: Any, redactor: Redactor) -> Any:
+    """Return a value masked; the lines of a text, which a notebook may keep apart, as one text."""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return redactor.pieces(value)
+    return redactor.clean(value)
 
 
 def _clean_metadata(metadata: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
@@ -108,6 +135,7 @@ class CopyWriter:
             "exit_code": record.exit_code,
             "runbook_sha256": record.runbook.sha256,
             "checking": record.checking,
+            **({"part": to_builtins(record.selection)} if record.selection.is_part else {}),
         }
         papermill = metadata.setdefault("papermill", {})
         papermill["input_path"] = record.runbook.path

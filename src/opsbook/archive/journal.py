@@ -15,17 +15,25 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from opsbook.archive.files import archive_errors, open_or_create, write_all
+from opsbook.archive.files import archive_errors, open_or_create, write_all, write_whole
 from opsbook.archive.links import FIRST, digest_of
-from opsbook.model.event import Entry, Event, OnceEnded, RunStarted, TargetEnded
+from opsbook.archive.reading import open_regular
+from opsbook.model.event import CellOutput, Entry, Event, OnceEnded, RunStarted, TargetEnded
+from opsbook.model.run import Incident
 from opsbook.redaction import Redactor
+
+_TORN = "a secret"
+"""What one is called that stood in two lines."""
 
 
 class Journal:
     """The one writer of one journal: its file is on disk, and empty where it is there already."""
 
     def __init__(self, file: Path, redactor: Redactor) -> None:
+        self._file = file
         self._redactor = redactor
+        self._distrusted = False
+        """Whether it has lines that were written before all secrets were known."""
         self._encoder = msgspec.json.Encoder()
         self._seq = 0
         self._prev = FIRST
@@ -35,8 +43,10 @@ class Journal:
                 os.close(self._descriptor)
                 raise FileExistsError(errno.EEXIST, "it has lines already")
 
-    def append(self, events: Sequence[Event], *, durable: bool) -> list[Entry]:
+    def append(self, events: Sequence[Event], *, durable: bool, are_masked: bool = False) -> list[Entry]:
         """Write events and return them as recorded: numbered, timed and redacted. All or none.
+
+        With `are_masked` what cells say was masked before, as the streams it is part of.
 
         Raises:
             ArchiveError: they could not be written.
@@ -45,7 +55,9 @@ class Journal:
         seq, prev = self._seq, self._prev
         for event in events:
             seq += 1
-            entry = Entry(seq=seq, at=datetime.now(UTC), prev=prev, event=_masked(event, self._redactor))
+            is_masked = are_masked and isinstance(event, CellOutput)
+            clean = event if is_masked else _masked(event, self._redactor)
+            entry = Entry(seq=seq, at=datetime.now(UTC), prev=prev, event=clean)
             line = self._encoder.encode(entry)
             prev = digest_of(line)
             lines.append(line + b"\n")
@@ -67,6 +79,40 @@ class Journal:
         except OSError:
             os.ftruncate(self._descriptor, status.st_size)
             raise
+
+    def distrust(self) -> None:
+        """Remember that another secret is known from now on: the lines written so far may hold it."""
+        self._distrusted = self._seq > 0
+
+    def mask_again(self, redactor: Redactor) -> list[Incident]:
+        """Mask what was written before all secrets were known, chain the lines anew, and return where one stood.
+
+        Nobody has been told the journal's head yet: the archive's chain vouches for what it is at the end of the run.
+
+        Raises:
+            ArchiveError: it could not be read or replaced.
+        """
+        if not self._distrusted:
+            return []
+        entries = list(read_journal(self._file))
+        clean = _masked_as_streams([entry.event for entry in entries], redactor)
+        found, prev, lines = dict[str, Incident](), FIRST, bytearray()
+        for entry, event in zip(entries, clean, strict=True):
+            if event != entry.event:
+                said = redactor.places(self._encoder.encode(entry.event).decode())
+                for name in [name for name, _ in said] or [_TORN]:
+                    found.setdefault(name, Incident(secret=name, file=self._file.name, line=entry.seq))
+            line = self._encoder.encode(replace(entry, event=event, prev=prev))
+            prev = digest_of(line)
+            lines += line + b"\n"
+        self._distrusted = False
+        if found and len(entries) == self._seq:
+            write_whole(self._file, lines)
+            with archive_errors(f"open {self._file}"):
+                os.close(self._descriptor)
+                self._descriptor = open_or_create(self._file, flags=os.O_APPEND)
+            self._prev = prev
+        return list(found.values())
 
     @property
     def head(self) -> str:
@@ -90,11 +136,25 @@ def _masked(event: Event, redactor: Redactor) -> Event:
     return clean
 
 
+def _masked_as_streams(events: Sequence[Event], redactor: Redactor) -> Iterator[Event]:
+    """Yield events as they may be kept; what one cell said on one stream is looked at as one text."""
+    said: dict[tuple[str, str], list[CellOutput]] = {}
+    for event in events:
+        if isinstance(event, CellOutput):
+            said.setdefault((event.cell_id, event.stream), []).append(event)
+    texts = {stream: iter(redactor.pieces([event.text for event in told])) for stream, told in said.items()}
+    for event in events:
+        if isinstance(event, CellOutput):
+            yield replace(event, text=next(texts[event.cell_id, event.stream]))
+        else:
+            yield _masked(event, redactor)
+
+
 def read_journal(file: Path) -> Iterator[Entry]:
     """Yield a journal's entries, as far as the chain holds. An event of a newer kind is passed over."""
     prev = FIRST
     try:
-        stream = file.open("rb")
+        stream = open_regular(file)
     except OSError:
         return
     with stream:

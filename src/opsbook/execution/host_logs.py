@@ -1,36 +1,38 @@
 """The logs of what targets said: `hosts/NAME.log`, byte by byte but for what is masked, up to a limit for all of a run.
 
 From there on nothing more is kept (SEMANTICS 28), and both the log and the run's record say so. None is kept open:
-there may be more targets than descriptors.
+there may be more targets than descriptors. What comes here was masked as the stream it is part of.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from opsbook.archive.files import append, archive_errors
+from opsbook.archive.files import append, archive_errors, write_whole
 from opsbook.archive.layout import RunFolder
 from opsbook.model.event import TargetOutput
 from opsbook.model.outcome import name_ranges
-from opsbook.redaction import Redactor
+from opsbook.model.run import Incident
+from opsbook.redaction import MaskedStream, Redactor
+from opsbook.secret_forms import as_bytes
 
 HOST_LOGS = 1024**3
 """Bytes all host logs of one run may come to."""
-_BROKEN = re.compile("([\udc80-\udcff]+)")
-"""Bytes that are not UTF-8, as surrogate escapes."""
 _UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"), (1, "B"))
 
 
 class HostLogs:
     """The logs of one run. Belongs to the thread that writes them."""
 
-    def __init__(self, folder: RunFolder, redactor: Redactor, *, most: int) -> None:
+    def __init__(self, folder: RunFolder, *, most: int) -> None:
         self._folder = folder
-        self._redactor = redactor
         self._most = most
         self._room = most
         self._cut: set[str] = set()
+        self._targets: set[str] = set()
+        """Whose logs were written."""
+        self._distrusted: set[str] = set()
+        """Whose logs were written before all secrets were known."""
 
     def append(self, said: Iterable[TargetOutput]) -> None:
         """Append what targets said to their logs.
@@ -38,20 +40,38 @@ class HostLogs:
         Raises:
             ArchiveError: it could not be written.
         """
-        texts: dict[str, list[str]] = {}
+        texts: dict[str, list[bytes]] = {}
         for output in said:
             if output.target not in self._cut:
-                text = output.raw.decode("utf-8", "surrogateescape") if output.raw else output.text
-                texts.setdefault(output.target, []).append(text)
+                texts.setdefault(output.target, []).append(output.raw or as_bytes(output.text))
+        self._targets.update(texts)
         with archive_errors("write a host log"):
             for target, parts in texts.items():
-                append(self._folder.host_log(target), self._within_room(target, self._masked("".join(parts))))
+                append(self._folder.host_log(target), self._within_room(target, b"".join(parts)))
 
-    def _masked(self, text: str) -> bytes:
-        """Return a text's bytes with every secret masked; those that are no UTF-8 are part of none, and stay."""
-        pieces = _BROKEN.split(text)
-        pieces[::2] = map(self._redactor.text, pieces[::2])
-        return "".join(pieces).encode("utf-8", "surrogateescape")
+    def distrust(self) -> None:
+        """Remember that another secret is known from now on: what was written so far may hold it."""
+        self._distrusted |= self._targets
+
+    def mask_again(self, redactor: Redactor) -> list[Incident]:
+        """Mask what was written before all secrets were known; return where one stood.
+
+        Raises:
+            ArchiveError: a log could not be read or replaced.
+        """
+        found = []
+        for target in sorted(self._distrusted):
+            file = self._folder.host_log(target)
+            with archive_errors(f"read {file}"):
+                text = file.read_bytes().decode("utf-8", "surrogateescape")
+            stream = MaskedStream(redactor)
+            masked = stream.feed(text) + stream.end()
+            if masked != text:
+                write_whole(file, masked.encode("utf-8", "surrogateescape"))
+                place = str(file.relative_to(self._folder.path))
+                found += [Incident(secret=name, file=place, line=line) for name, line in redactor.places(text)]
+        self._distrusted.clear()
+        return found
 
     def _within_room(self, target: str, data: bytes) -> bytes:
         """Return what there is room for, in whole lines, and where that is not all of it the line that says so."""

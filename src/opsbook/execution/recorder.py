@@ -25,6 +25,7 @@ from opsbook.archive.links import FIRST
 from opsbook.errors import ArchiveError
 from opsbook.execution import host_logs
 from opsbook.execution.host_logs import HostLogs
+from opsbook.execution.output_streams import OutputStreams
 from opsbook.model.event import (
     CellOutput,
     Entry,
@@ -36,6 +37,7 @@ from opsbook.model.event import (
     TargetOutput,
 )
 from opsbook.model.protocol import Observer
+from opsbook.model.run import Incident
 from opsbook.redaction import Redactor
 
 _BATCH = 1000
@@ -60,6 +62,8 @@ class _Item(Struct, frozen=True, kw_only=True):
     done: Callable[[str], None] | None = None
     last: bool = False
     """Whether it is how the run ended: tried also where nothing more could be recorded, and nothing follows it."""
+    scans: bool = False
+    """Whether what was written is to be masked again, with what is known by now."""
 
 
 class Recorder:
@@ -84,10 +88,15 @@ class Recorder:
         self._growth = RecordGrowth()
         self._over = False
         """Whether the journal has its last line."""
+        self._farewell: list[Entry] = []
+        """How the run ended, as it was said last: shown when nothing can change it any more."""
         self._sync_by: float | None = None
         """When what was written has to be on disk (monotonic); None while nothing waits for that."""
         self._journal = Journal(folder.journal, redactor)
-        self._host_logs = HostLogs(folder, redactor, most=host_logs.HOST_LOGS)
+        self._host_logs = HostLogs(folder, most=host_logs.HOST_LOGS)
+        self._streams = OutputStreams(redactor)
+        self._knew = redactor.known
+        """How many secrets were known when the last batch was begun."""
         self._pumps = [_Pump(observer) for observer in observers]
         self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUE)
         self._room = threading.Condition()
@@ -97,6 +106,8 @@ class Recorder:
         """What the run has come to; to be read after `settle` or `close`."""
         self.failure = ""
         """Why the journal can no longer be written."""
+        self.incidents: tuple[Incident, ...] = ()
+        """Where secrets had been written in clear; to be read after `scan`."""
         self._thread = threading.Thread(target=self._work, name="opsbook-recorder", daemon=True)
         self._thread.start()
 
@@ -160,6 +171,12 @@ class Recorder:
         if why:
             raise ArchiveError(why)
 
+    def scan(self) -> None:
+        """Mask what was written before all secrets of the run were known, and return when that is done."""
+        told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._queue.put(_Item(event=None, done=told.put, scans=True))
+        self._await(told)
+
     @property
     def head(self) -> str:
         """The hash of the journal's last line; to be read after `end`."""
@@ -194,6 +211,7 @@ class Recorder:
             with self._room:
                 self._waiting -= sum(_size(item.event) for item in items if item is not None)
                 self._room.notify_all()
+        self._show(self._farewell)
         try:
             self._journal.close()
         except ArchiveError as error:
@@ -215,20 +233,25 @@ class Recorder:
         """Write a batch, sync if anyone asked for it, then tell."""
         last = [item for item in items if item.last]
         others = [item for item in items if not item.last]
-        events = [item.event for item in others if item.event is not None]
+        self._note_what_is_known()
+        events = self._streams.masked(item.event for item in others if item.event is not None)
         if self.failure:
             self._show(self._witness(events))
         elif not self._over:  # the hash of its last line may be in the archive's chain already
             is_due = self._sync_by is not None and time.monotonic() >= self._sync_by
-            self.failure = self._attempt(events, durable=is_due or any(item.durable for item in others))
+            self.failure, seen = self._attempt(events, durable=is_due or any(item.durable for item in others))
+            self._show(seen)
+        if any(item.scans for item in others):
+            self._mask_again()
         for item in others:
             _tell(item, self.failure)
         for item in last:
             self._over = True
-            _tell(item, self._attempt([item.event] if item.event is not None else [], durable=True))
+            why, self._farewell = self._attempt(self._streams.masked(filter(None, [item.event])), durable=True)
+            _tell(item, why)
 
-    def _attempt(self, events: list[Event], *, durable: bool) -> str:
-        """Write events and show them; return why they could not be written, or nothing."""
+    def _attempt(self, events: list[Event], *, durable: bool) -> tuple[str, list[Entry]]:
+        """Write events; return why they could not be written, or nothing, and what is to be shown of them."""
         why, seen = "", list[Entry]()
         self._sync_by = None if durable else self._sync_by or time.monotonic() + SYNC_S
         try:
@@ -237,8 +260,24 @@ class Recorder:
             why, seen = str(error), self._witness(events)
         except Exception as error:  # noqa: BLE001  without this thread everybody who waits for it would hang
             why = f"the journal cannot be written: {type(error).__name__}: {error}"
-        self._show(seen)
-        return why
+        return why, seen
+
+    def _note_what_is_known(self) -> None:
+        """Where a secret became known, remember what was written without it: that is looked through at the end."""
+        known = self._redactor.known
+        if known != self._knew:
+            self._journal.distrust()
+            self._host_logs.distrust()
+            self._knew = known
+
+    def _mask_again(self) -> None:
+        found = list[Incident]()
+        for place in (self._journal, self._host_logs):
+            try:
+                found += place.mask_again(self._redactor)
+            except ArchiveError as error:
+                self.failure = self.failure or str(error)
+        self.incidents += tuple(found)
 
     def _show(self, entries: list[Entry]) -> None:
         for pump in self._pumps:
@@ -247,9 +286,11 @@ class Recorder:
 
     def _witness(self, events: list[Event]) -> list[Entry]:
         """Take in what happened though the journal cannot hold it; what was merely intended was not let go."""
-        entries = [self._unrecorded(event) for event in events if not isinstance(event, Intent) and self._fits(event)]
-        for entry in entries:
-            self.fold.apply(entry)
+        entries = []
+        for event in events:
+            if not isinstance(event, Intent) and self._fits(event):
+                entries.append(self._unrecorded(self.fold.unproven(event)))
+                self.fold.apply(entries[-1])
         return entries
 
     def _fits(self, event: Event) -> bool:
@@ -267,7 +308,7 @@ class Recorder:
         kept = [event for event in events if not isinstance(event, TargetOutput)]
         self._make_room(sum(map(self._growth.of, kept)))
         self._host_logs.append(said)
-        entries = self._journal.append(kept, durable=durable)
+        entries = self._journal.append(kept, durable=durable, are_masked=True)
         for entry in entries:
             self.fold.apply(entry)
         recorded = iter(entries)
@@ -275,7 +316,9 @@ class Recorder:
 
     def _unrecorded(self, event: Event) -> Entry:
         """Return an event as an entry without a number, because the journal does not hold it: what targets say."""
-        return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=self._redactor.clean(event))
+        said = isinstance(event, TargetOutput | CellOutput)  # and masked already, as the stream it is part of
+        clean = event if said else self._redactor.clean(event)
+        return Entry(seq=0, at=datetime.now(UTC), prev=FIRST, event=clean)
 
 
 def _tell(item: _Item, why: str) -> None:
