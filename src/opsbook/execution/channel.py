@@ -2,7 +2,7 @@
 
 What the notebook reports goes to the recorder in the order it came. An intent is acknowledged when it is on disk, and
 refused when it cannot be, when the run is stopping, and always in a dry run. A secret is resolved here, told to the
-redactor, and only then sent.
+redactor and to the journal, and only then sent.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from opsbook.execution.locks import RunLocks
 from opsbook.execution.recorder import Recorder
 from opsbook.execution.replay import Replay
 from opsbook.model import message as m
-from opsbook.model.event import ReplayBlocked
-from opsbook.redaction import Redactor
+from opsbook.model.event import ReplayBlocked, SecretUsed
+from opsbook.redaction import Redactor, shown_reference
 
 
 class ChannelServer:
@@ -103,8 +103,8 @@ class ChannelServer:
                 self._recorder.mark(lambda _: self._outgoing.put(m.Ack(ticket=ticket)))
             case m.Settle(ticket=ticket):
                 self._recorder.commit(None, lambda why: self._answer(ticket, why))
-            case m.SecretRequest(ticket=ticket, reference=reference):
-                threading.Thread(target=self._reveal, args=(ticket, reference), daemon=True).start()
+            case m.SecretRequest():
+                threading.Thread(target=self._reveal, args=(message,), daemon=True).start()
             case m.Hello(ticket=ticket):
                 self.greeted.set()
                 self._outgoing.put(msgspec.structs.replace(self._welcome, ticket=ticket))
@@ -148,14 +148,16 @@ class ChannelServer:
             self.stopping.set()
         self._outgoing.put(known)
 
-    def _reveal(self, ticket: int, reference: str) -> None:
+    def _reveal(self, request: m.SecretRequest) -> None:
         try:
-            value = self._resolve(reference)
+            value = self._resolve(request.reference)
         except SecretError as error:
-            self._outgoing.put(m.Refusal(ticket=ticket, reason=str(error)))
+            self._outgoing.put(m.Refusal(ticket=request.ticket, reason=str(error)))
             return
-        self._redactor.add(value)
-        self._outgoing.put(m.SecretValue(ticket=ticket, value=value))
+        shown = shown_reference(request.reference)
+        self._redactor.add(value, name=shown)
+        self._recorder.submit(SecretUsed(reference=shown, used_for=request.used_for, cell_id=request.cell_id))
+        self._outgoing.put(m.SecretValue(ticket=request.ticket, value=value))
 
     def _write(self) -> None:
         encoder = msgspec.json.Encoder()

@@ -59,8 +59,9 @@ def _as_json(value: object, what: str) -> JsonValue:
 def once(name: str, function: Callable[[], object], *, idempotent: bool = False) -> JsonValue:
     """Call a function that is not to be called again when the run is resumed, and return what it returns.
 
-    A resumed run gets what it returned, as JSON. When it had begun and nobody knows whether it ended, the run cannot go
-    on, unless it is `idempotent`. One that raised is called again. A dry run does not call it, and gets None.
+    A resumed run gets what it returned, as JSON. When it had begun and nobody knows whether it ended, the run cannot
+    go on, unless it is `idempotent`. One that raised is called again, as is an `idempotent` one whose value was masked.
+    A dry run does not call it, and gets None.
 
     Raises:
         UsageError: what it returned is not of a JSON type; it counts as done, with None for its value.
@@ -72,9 +73,10 @@ def once(name: str, function: Callable[[], object], *, idempotent: bool = False)
     cell_id, digest = session.cell_id, hashlib.sha256(str(name).encode("utf-8", "replace")).hexdigest()
     known = recall_once(session, str(name), digest, idempotent=idempotent)
     ended = OnceEnded(cell_id=cell_id, name=str(name), digest=digest)
-    if known is not None:
+    if known is not None and not (known.masked and idempotent):
         if known.masked:
-            raise FleetError(f"what once({name!r}) returned holds a secret and was masked", "return something else")
+            why = f"what once({name!r}) returned holds a secret and was masked"
+            raise FleetError(f"{why}; idempotent=True says that it may be called again", "resume with --accept-changes")
         session.report(replace(known, cell_id=cell_id, replayed=True))
         return known.value
     session.report(OnceBegun(cell_id=cell_id, name=str(name), digest=digest))
@@ -100,7 +102,11 @@ def secret(reference: str) -> Secret:
     """
     if not is_reference(reference):
         raise UsageError("a secret is given by reference, not by value", "such as env:NAME, file:PATH, cmd:COMMAND")
-    return Secret(reference, lambda text: current().reveal(text))
+    return Secret(reference, _reveal)
+
+
+def _reveal(reference: str) -> str:
+    return current().secrets.reveal(reference)
 
 
 def wait_until(holds: Callable[[], object], *, every: float | str = "5s", timeout: float | str = "2m") -> object:

@@ -20,6 +20,7 @@ import opsbook
 from opsbook.errors import BusyError, ChannelError, ExitCode, RefusedError, SecretError
 from opsbook.model import message as m
 from opsbook.model.event import Event, Intent
+from opsbook.secrets.resolve import COMMAND_S
 
 ANSWER_S = 30.0
 """Seconds an answer may take: a disk that syncs slower than this is broken."""
@@ -155,9 +156,12 @@ class ChannelClient:
             raise ChannelError("the runner does not know what was done before")
         return answer
 
-    def reveal(self, reference: str) -> str:
+    def reveal(self, reference: str, *, used_for: str, cell_id: str | None) -> str:
         """Ask for a secret's value; see `Channel.reveal`."""
-        answer = self._ask(lambda ticket: m.SecretRequest(ticket=ticket, reference=reference))
+        answer = self._ask(
+            lambda ticket: m.SecretRequest(ticket=ticket, reference=reference, used_for=used_for, cell_id=cell_id),
+            seconds=ANSWER_S + COMMAND_S,
+        )
         if isinstance(answer, m.SecretValue):
             return answer.value
         raise SecretError(answer.reason if isinstance(answer, m.Refusal) else "the runner gave no value")

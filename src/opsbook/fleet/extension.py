@@ -40,7 +40,9 @@ def load(shell: Any) -> None:
     """Set the notebook up. Loading twice changes nothing."""
     if getattr(shell, "opsbook_extension", None) is not None:
         return
-    extension = _Extension(shell, current())
+    session = current()
+    session.secrets.set_environment()
+    extension = _Extension(shell, session)
     shell.opsbook_extension = extension
     shell.push(_GIVEN)
     shell.register_magic_function(extension.on, magic_kind="cell", magic_name="on")
@@ -113,7 +115,7 @@ class _Extension:
             if spec is None or name not in namespace:
                 continue
             try:
-                namespace[name] = convert(spec, namespace[name], reveal=self._session.reveal)
+                namespace[name] = convert(spec, namespace[name], reveal=self._session.secrets.reveal)
             except OpsbookError as error:
                 print(f"error: {error}", file=sys.stderr)  # noqa: T201  the cell has run: all that is left is to say so
 

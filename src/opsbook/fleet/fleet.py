@@ -23,6 +23,7 @@ from opsbook.fleet.fanout import CallOptions, Fanout
 from opsbook.fleet.limit import Limit
 from opsbook.fleet.operation import Operation, RunScript, WaitUntil
 from opsbook.fleet.reboot import Reboot
+from opsbook.fleet.reread import readable
 from opsbook.fleet.result import FleetResult
 from opsbook.fleet.session import Session
 from opsbook.fleet.table import html_targets
@@ -170,7 +171,7 @@ class Fleet:
         durable: bool,
     ) -> RunScript:
         """Return what is done with a script, with the parameters as its variables and secrets revealed."""
-        environment = {name: v.reveal() if isinstance(v, Secret) else str(v) for name, v in env.items()}
+        environment = {name: self._revealed(name, v) if isinstance(v, Secret) else str(v) for name, v in env.items()}
         options = self._session.options
         return RunScript(
             script=replace(script, variables=self._session.variables(), environment=environment),
@@ -181,6 +182,10 @@ class Fleet:
             durable=durable,
             idle_s=options.idle_timeout_s if idle_timeout is None else parse_duration(idle_timeout),
         )
+
+    def _revealed(self, name: str, secret: Secret) -> str:
+        with self._session.secrets.using(f"--env {name}"):
+            return secret.reveal()
 
     def reboot(
         self,
@@ -328,7 +333,8 @@ class Fleet:
         begun = time.monotonic()
         fanout = Fanout(self._session, self, operation, limits, options)
         with self._session.live.one_output():
-            result = FleetResult(self, tuple(fanout.run().values()), duration_s=time.monotonic() - begun)
+            heard = readable(fanout.run().values(), session=self._session, operation=operation, targets=self)
+            result = FleetResult(self, heard, duration_s=time.monotonic() - begun)
             passed = fanout.limit_passed
             if passed is None:
                 return result

@@ -15,14 +15,14 @@ from opsbook.model.message import Recall, Recalled, RunOptions
 from opsbook.model.target import Target
 from opsbook.redaction import Redactor
 from opsbook.secrets.inline import inline_passwords
-from opsbook.secrets.resolve import resolve
+from opsbook.secrets.resolve import Resolver
 
 
 def ping(
-    targets: Sequence[Target], *, options: RunOptions, watch: Callable[[TargetEnded], None]
+    targets: Sequence[Target], *, options: RunOptions, watch: Callable[[TargetEnded], None], resolver: Resolver
 ) -> dict[str, TargetEnded]:
     """Return how each target answered, by name, in the order given; `watch` sees each answer when it comes."""
-    listener = _Listener(targets, watch)
+    listener = _Listener(targets, watch, resolver)
     session = Session(inventory=None, selected=None, options=options, channel=listener)
     try:
         Fleet(session, targets).run("true", read_only=True, check=False)
@@ -34,9 +34,10 @@ def ping(
 class _Listener:
     """Implements the `Channel` role where there is no runner."""
 
-    def __init__(self, targets: Sequence[Target], watch: Callable[[TargetEnded], None]) -> None:
+    def __init__(self, targets: Sequence[Target], watch: Callable[[TargetEnded], None], resolver: Resolver) -> None:
         self.ended: dict[str, TargetEnded] = {}
         self._watch = watch
+        self._resolver = resolver
         self._redactor = Redactor()
         self._redactor.add(*inline_passwords(targets))
 
@@ -57,9 +58,10 @@ class _Listener:
         """Nothing is known from before."""
         return Recalled(ticket=recall.ticket)
 
-    def reveal(self, reference: str) -> str:
-        """Return a password, masked from then on."""
-        value = resolve(reference)
+    def reveal(self, reference: str, *, used_for: str, cell_id: str | None) -> str:
+        """Return a password, masked from then on. Nothing is recorded here."""
+        del used_for, cell_id
+        value = self._resolver.resolve(reference)
         self._redactor.add(value)
         return value
 

@@ -48,19 +48,32 @@ class RecalledResult(TargetResult, frozen=True, kw_only=True):
 
     why: str
     """Why the text is not what the target said, for the author."""
+    ask: Callable[[], TargetResult] | None = None
+    """Asks the target again; None for a call that may change it."""
 
     @property  # type: ignore[misc]  # it hides the field: what stands in it is for people, and is not handed out
     def stdout(self) -> str:
-        """Raise: the text is not what the target said."""
-        raise FleetError(f"{self.target}: {self.why}", "ask again: fresh=True on a read-only call")
+        """What the target says when it is asked again."""
+        return self._asked().stdout
 
-    stderr = stdout
+    @property  # type: ignore[misc]
+    def stderr(self) -> str:
+        """What the target says there when it is asked again."""
+        return self._asked().stderr
+
+    def _asked(self) -> TargetResult:
+        """Ask again, or raise: the text is not what the target said."""
+        if self.ask is None:
+            why = f"{self.why}, and a change is not made again to hear it"
+            what_to_do = "read .shown instead (its kept part), and resume with --accept-changes"
+            raise FleetError(f"{self.target}: {why}; {what_to_do}", "that run's folder has the target's whole log")
+        return self.ask()
 
     @property
     def shown(self) -> TargetResult:
-        """The result with the text there is, for people."""
+        """The result with the text there is: not all of it, or masked."""
         kept = asdict(self)
-        del kept["why"]
+        del kept["why"], kept["ask"]
         return TargetResult(**kept | {"truncated": True})
 
     @property

@@ -11,30 +11,28 @@ import itertools
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from opsbook.config import load_settings
-from opsbook.errors import InventoryError, SecretError
+from opsbook.errors import InventoryError
 from opsbook.fleet.channel import ChannelClient
 from opsbook.fleet.live import LiveOutput
 from opsbook.fleet.operation import shell_value
 from opsbook.fleet.pool import Pool
+from opsbook.fleet.reveal import Revealer
+from opsbook.fleet.standby import StandbyKeeper
 from opsbook.inventory.pattern import select
 from opsbook.locks.folder import LockFolder, lock_folder
 from opsbook.model.event import Event, Intent, TargetOutput
 from opsbook.model.message import CHANNEL_VARIABLE, RunOptions
 from opsbook.model.protocol import Channel
 from opsbook.model.target import Inventory, Target
-from opsbook.secrets.resolve import resolve
-
-REST_S = 10.0
-"""Seconds a password that could not be had is not asked for again."""
 
 
 class InFlight(Protocol):
@@ -46,16 +44,6 @@ class InFlight(Protocol):
 
     def cancel(self, *, hard: bool) -> None:
         """Start nothing new; with `hard`, end what runs."""
-
-
-class _Password:
-    """One password: who needs it first asks for it, and all who wait meanwhile share what comes of it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.value = ""
-        self.error: SecretError | None = None
-        self.failed_at = float("-inf")
 
 
 class Session:
@@ -72,12 +60,14 @@ class Session:
         parameters: frozenset[str] = frozenset(),
         locks: LockFolder | None = None,
         replaying: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._inventory = inventory
         self._selected = None if selected is None else frozenset(selected)
         self.options = options
         self.channel = channel
-        self.pool = Pool(options, self.password, self.report)
+        self.secrets = Revealer(channel, environment, lambda: self.cell_id)
+        self.pool = Pool(options, self.secrets.login_password, self.report)
         self.variables = variables
         """Gives the script variables: the parameters, as they are now where the extension is loaded."""
         self.parameters = parameters
@@ -95,10 +85,10 @@ class Session:
         self._quarantined_before: frozenset[str] = frozenset()
         """Who was when the cell was first begun."""
         self.stopping = False
+        self._standby = StandbyKeeper(lambda: self.pool.connections, lambda: self.stopping)
         self._numbers = itertools.count(1)
         self._lock = threading.Condition()
         self._in_flight: set[InFlight] = set()
-        self._passwords: dict[str, _Password] = {}
         self._locks = locks
         """Where runs on this machine lock their targets; looked at where there is no runner."""
         self._locked: set[str] = set()
@@ -172,38 +162,18 @@ class Session:
         if self.channel is not None:
             self.channel.settle()
 
-    def reveal(self, reference: str) -> str:
-        """Return what a secret's reference stands for."""
-        return resolve(reference) if self.channel is None else self.channel.reveal(reference)
-
-    def password(self, reference: str) -> str:
-        """Return a password's value, asked for once however many targets need it.
-
-        Raises:
-            SecretError: the reference cannot be resolved.
-        """
-        with self._lock:
-            known = self._passwords.setdefault(reference, _Password())
-        with known.lock:
-            if not known.value and time.monotonic() - known.failed_at > REST_S:
-                try:
-                    known.value, known.error = self.reveal(reference), None
-                except SecretError as error:
-                    known.error, known.failed_at = error, time.monotonic()
-            if known.error is not None:
-                raise SecretError(known.error.message, known.error.hint)
-            return known.value
-
     def enter(self, call: InFlight) -> None:
         """A fan-out begins."""
         with self._lock:
             self._in_flight.add(call)
+        self._standby.begin()
 
     def leave(self, call: InFlight) -> None:
         """A fan-out is over."""
         with self._lock:
             self._in_flight.discard(call)
             self._lock.notify_all()
+        self._standby.end()
 
     def await_calls(self) -> None:
         """Return when no changing call is in flight: one of the author's own threads belongs to the cell it is in."""
@@ -277,6 +247,7 @@ def _from_runner(channel: ChannelClient) -> Session:
         channel=channel,
         parameters=frozenset(plain),
         replaying=welcome.replaying,
+        environment=welcome.environment,
         variables=lambda: {name: shell_value(value) for name, value in plain.items()},
     )
 
@@ -289,4 +260,12 @@ def _from_settings() -> Session:
     trusted = [Path(script) for script in settings.trusted_scripts]
     inventory = load(sources, trusted=trusted) if sources else None
     options, locks = RunOptions.from_settings(settings), lock_folder(settings.locks.path)
-    return Session(inventory=inventory, selected=None, options=options, channel=None, locks=locks)
+    os.environ.update(settings.env.set_)
+    return Session(
+        inventory=inventory,
+        selected=None,
+        options=options,
+        channel=None,
+        locks=locks,
+        environment=settings.env.references,
+    )

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from opsbook.model.target import Target
-from opsbook.redaction import INLINE, MASK, SHORTEST, Redactor
+from opsbook.redaction import INLINE, MASK, Redactor
+from opsbook.secret_forms import SHORTEST
 
 
 def inline_passwords(targets: Iterable[Target]) -> set[str]:

@@ -1,19 +1,29 @@
-"""References resolved: `env:NAME`, `file:PATH`, `cmd:COMMAND`.
+"""References resolved: `env:NAME`, `file:PATH`, `cmd:COMMAND`, `vault:PATH#KEY`, and what a person types for `prompt:`.
 
-A value is handed to whoever asked and kept nowhere. No error carries a value, nor a command's output.
+A value is handed to whoever asked. What was typed is kept to the end of the run, in memory alone, because it is asked
+for once. No error carries a value, nor a command's output.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import stat
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 from opsbook.errors import SecretError
-from opsbook.redaction import INLINE, SHORTEST
+from opsbook.redaction import INLINE, PROMPT
+from opsbook.secret_forms import SHORTEST
+from opsbook.secrets.vault import read_vault
 
 COMMAND_S = 30.0
+FRESH_S = 60.0
+"""Seconds in which a command's value from before the run serves the first who asks: some tokens do not last."""
+_COMMAND = "cmd:"
 
 
 def resolve(reference: str) -> str:
@@ -25,12 +35,90 @@ def resolve(reference: str) -> str:
     if reference.startswith(INLINE):
         return _from_inventory(reference.removeprefix(INLINE))
     scheme, colon, place = reference.partition(":")
+    if reference.startswith(PROMPT):
+        hint = "start on a terminal (parameters are asked for before the run), or give another, such as env:NAME"
+        raise SecretError(f"{reference} has to be typed at a terminal, and there is nobody to ask here", hint)
     if not colon or not place.strip():
         raise SecretError("a secret is given by reference, not by value", "such as env:NAME, file:PATH, cmd:COMMAND")
-    resolvers = {"env": _from_environ, "file": _from_file, "cmd": _from_command}
+    resolvers = {"env": _from_environ, "file": _from_file, "cmd": _from_command, "vault": read_vault}
     if scheme not in resolvers:
-        raise SecretError(f"opsbook cannot resolve {scheme}: references", f"known: {', '.join(resolvers)}")
-    value = resolvers[scheme](place).removesuffix("\n").removesuffix("\r")
+        raise SecretError(f"opsbook cannot resolve {scheme}: references", f"known: {', '.join(resolvers)}, prompt")
+    return _usable(reference, resolvers[scheme](place).removesuffix("\n").removesuffix("\r"))
+
+
+class Resolver:
+    """Resolves for one run, or one notebook in Jupyter. Safe to share between threads."""
+
+    def __init__(self, ask: Callable[[str], str] | None = None) -> None:
+        """Resolve with `ask` to put a question to somebody and return what was typed, unseen; None asks nobody."""
+        self._ask = ask
+        self._typed: dict[str, str] = {}
+        self._early: dict[str, tuple[str, float]] = {}
+        """What commands gave before the run, and when (monotonic)."""
+        self._lock = Lock()
+
+    def resolve(self, reference: str) -> str:
+        """Return what a reference stands for.
+
+        Raises:
+            SecretError: it cannot be resolved, nobody types it, or its value is too short to be masked safely.
+        """
+        if reference.startswith(PROMPT):
+            return self._typed_for(reference)
+        value, at = self._early.pop(reference, ("", 0.0))
+        return value if value and time.monotonic() - at < FRESH_S else resolve(reference)
+
+    def resolve_early(self, reference: str) -> str:
+        """Return what a reference stands for before it is used; a command is not run again for its first use.
+
+        Raises:
+            SecretError: as for `resolve`.
+        """
+        value = self.resolve(reference)
+        if reference.startswith(_COMMAND):
+            self._early[reference] = value, time.monotonic()
+        return value
+
+    def ask_now(self, *references: str | None) -> None:
+        """Ask for those that have to be typed, if there is anybody to ask.
+
+        Raises:
+            SecretError: what was typed is too short to be masked safely.
+        """
+        for reference in references:
+            if self._ask is not None and reference is not None and reference.startswith(PROMPT):
+                self._typed_for(reference)
+
+    def ask_no_more(self) -> None:
+        """Put no question to anybody from now on: the run begins."""
+        self._ask = None
+
+    def _typed_for(self, reference: str) -> str:
+        with self._lock:
+            if reference in self._typed:
+                return self._typed[reference]
+            if self._ask is None:
+                return resolve(reference)
+            question = reference.removeprefix(PROMPT).strip() or "Secret"
+            self._typed[reference] = _usable(reference, self._ask(question))
+            return self._typed[reference]
+
+
+def is_exposed(reference: str) -> bool:
+    """Whether a reference names a file that everybody on this machine can read."""
+    scheme, _, place = reference.partition(":")
+    if scheme != "file":
+        return False
+    try:
+        file = Path(place).expanduser().resolve()
+        ways = all(folder.stat().st_mode & stat.S_IXOTH for folder in file.parents)
+        return ways and bool(file.stat().st_mode & stat.S_IROTH)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _usable(reference: str, value: str) -> str:
+    """Return a value that can be masked and carried, or refuse it."""
     if len(value) < SHORTEST:
         raise SecretError(f"{reference} is shorter than {SHORTEST} characters and could not be masked safely")
     try:

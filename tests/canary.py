@@ -1,0 +1,100 @@
+"""The canary: a secret every desk has, known to every run of a notebook there, and looked for wherever it must not be.
+
+Each desk's settings hand it to its notebooks (`[env.secrets]`), so it is in the kernel's memory and in the
+environment of what a notebook starts. It may be in no argument list, in no environment of opsbook's own processes, in
+no stream and in no file but its own. The encodings looked for are made here, not by the redactor that is being watched.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+VALUE = 'canary<7Qx&"9z/\u00e9>tweet'
+VARIABLE = "CANARY"
+FILE = "canary"
+"""The file it is in, in each desk's folder."""
+LEAKED = "canary-leaked"
+"""Where a process says that it had it from the start."""
+MOST = 4 * 1024 * 1024
+"""Bytes looked at, at both ends of a file."""
+SETTINGS = f"\n[env.secrets]\n{VARIABLE} = {{reference}}\n"
+
+
+def encodings(value: str) -> tuple[bytes, ...]:
+    """Return the forms programs print a value in; of base64 what is the same wherever it begins and ends."""
+    raw = value.encode()
+    texts = {value, repr(value)[1:-1], quote(value, safe=""), quote(value), html.escape(value), raw.hex()}
+    texts |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], raw.hex().upper()}
+    for shift in range(3):
+        coded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")[4:-1]
+        texts |= {coded, coded.translate(str.maketrans("+/", "-_"))}
+    return tuple(sorted({text.encode() for text in texts}))
+
+
+FORMS = encodings(VALUE)
+
+
+def lies_in(data: bytes) -> bool:
+    """Whether the canary can be read from these bytes."""
+    return any(form in data for form in FORMS)
+
+
+def settings(text: str, folder: Path) -> str:
+    """Return an `opsbook.toml` that hands the canary to notebooks too."""
+    if f"\n{VARIABLE} =" in text or "[env.secrets]" in text:
+        return text
+    return text + SETTINGS.format(reference=json.dumps(f"file:{folder / FILE}"))
+
+
+def plant(folder: Path) -> None:
+    """Put it into a folder, and settings where there are none."""
+    file = folder / FILE
+    file.touch(0o600)
+    file.write_text(f"{VALUE}\n")
+    if not (folder / "opsbook.toml").exists():
+        (folder / "opsbook.toml").write_text(settings("", folder))
+
+
+class Watch:
+    """Looks through folders for it, each file again only when it was changed."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def leaks(self, folders: Iterable[Path]) -> list[Path]:
+        """Return the files it was found in."""
+        changed = [file for folder in folders for file in self._changed(folder)]
+        return [file for file in changed if file.name == LEAKED or lies_in(_ends_of(file))]
+
+    def _changed(self, folder: Path) -> Iterator[Path]:
+        for place, _, names in os.walk(folder):
+            for name in names:
+                file = Path(place, name)
+                try:
+                    status = file.lstat()
+                except OSError:
+                    continue  # it is gone
+                state = status.st_mtime_ns, status.st_size
+                if stat.S_ISREG(status.st_mode) and name != FILE and self._seen.get(file) != state:
+                    self._seen[file] = state
+                    yield file
+
+
+def _ends_of(file: Path) -> bytes:
+    """Return a file's bytes, or both ends of one that is too large to be looked through in every test."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MOST)
+            if stream.seek(0, 2) > MOST:
+                stream.seek(-MOST, 2)
+                data += b"\n" + stream.read()
+            return data
+    except OSError:
+        return b""  # it may not be read, or is gone
