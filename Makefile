@@ -5,27 +5,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-bench
-JOBS ?= 4
+JOBS ?= 6
+# tests wait as much as they compute; and what pytest compiles of them is kept, whatever the shell says
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test lint bench soak lock clean
+.PHONY: demo test lint audit bench soak lock clean
 
 demo: $(READY)  ## start an SSH fleet on loopback and patch it
 	$(BIN)/opsbook demo
 
 test: $(READY) sshd  ## all tests but the long ones
-	$(BIN)/pytest -n $(JOBS) --dist worksteal
+	$(PYTEST)
 
-lint: $(READY)  ## style and types
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+lint: $(READY)  ## style, types and what is dangerous
+	$(BIN)/ruff format --check src tests benchmarks .ci
+	$(BIN)/ruff check src tests benchmarks .ci
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+
+audit: $(READY)  ## known vulnerabilities of the dependencies; without a network it says that there was no audit
+	$(BIN)/python .ci/audit.py
 
 bench: $(READY) $(PEERS)/.ready sshd  ## speed, as ratios against peers in the same run; FLAGS=--quick for less
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/fanout.py $(FLAGS)
+	$(BIN)/python benchmarks/archive.py
 
 soak: $(READY) sshd  ## the long tests
-	OPSBOOK_SEED=$${OPSBOOK_SEED:-$$(date +%s)} $(BIN)/pytest -m soak -n $(JOBS) --timeout 3600
+	OPSBOOK_SEED=$${OPSBOOK_SEED:-$$(date +%s)} $(PYTEST) -m soak --timeout 3600
 	$(BIN)/python tests/mutations.py
 
 $(READY): requirements.lock pyproject.toml

@@ -59,6 +59,16 @@ def make_folder(folder: Path, *, shared: bool = False) -> None:
         sync_folder(folder.parent)  # what is put on disk in it is worth nothing without its own name
 
 
+def refuse_link(folder: Path) -> None:
+    """Refuse a folder of the archive that only leads to one: what is written there would lie somewhere else.
+
+    Raises:
+        ArchiveError: it is a link.
+    """
+    if folder.is_symlink():
+        raise ArchiveError(f"{folder} is a link, and no folder of the archive", "put a folder in its place")
+
+
 def new_folder(folder: Path, *, shared: bool = False) -> None:
     """Create one folder, private or shared with the group.
 
@@ -71,11 +81,15 @@ def new_folder(folder: Path, *, shared: bool = False) -> None:
 
 def create(file: Path, *, flags: int = 0) -> int:
     """Open a new file for writing and return its descriptor. Its group may write where the folder's group may."""
-    mode = SHARED_FILE_MODE if file.parent.stat().st_mode & stat.S_IWGRP else FILE_MODE
+    mode = _file_mode(file.parent.stat())
     access = 0 if flags & os.O_RDWR else os.O_WRONLY
     descriptor = os.open(file, access | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags, mode)
     os.fchmod(descriptor, mode)
     return descriptor
+
+
+def _file_mode(folder: os.stat_result) -> int:
+    return SHARED_FILE_MODE if folder.st_mode & stat.S_IWGRP else FILE_MODE
 
 
 def open_or_create(file: Path, *, flags: int = 0) -> int:
@@ -114,11 +128,17 @@ def lock(descriptor: int, how: int, *, seconds: float) -> bool:
 
 
 def append(file: Path, data: bytes) -> None:
-    """Append to a file, which is made when it is not there."""
+    """Append to a file, which is made when it is not there; neither it nor its folder may be a link."""
+    flags = os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        descriptor = os.open(file.name, flags, dir_fd=folder)
     except FileNotFoundError:
-        descriptor = create(file, flags=os.O_APPEND)
+        mode = _file_mode(os.fstat(folder))
+        descriptor = os.open(file.name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=folder)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(folder)
     try:
         write_all(descriptor, data)
     finally:

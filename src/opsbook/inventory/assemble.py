@@ -82,6 +82,7 @@ def _list_members(draft: Draft, name: str) -> tuple[str, ...]:
     level = [name]
     while level:
         for group in level:
+            draft.spend(5 + len(draft.groups[group].hosts) + len(draft.groups[group].children))  # a step each
             members.update(draft.groups[group].hosts)
         level = list(dict.fromkeys(c for group in level for c in draft.groups[group].children if c not in seen))
         seen.update(level)

@@ -28,6 +28,9 @@ MAX_REPEATED = 200_000
 """How many nodes aliases may stand for beyond those written: shared defaults, not a bomb."""
 MERGE = "tag:yaml.org,2002:merge"
 NULL = "tag:yaml.org,2002:null"
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+MAX_DIGITS = 5000
+QUOTE_HINT = "put quotes around it to keep it as text"
 STANDARD = {"binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str", "timestamp"}
 """Tags that can be shown; any other may be a password that lacks its quotes."""
 QUOTED = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"")
@@ -121,12 +124,13 @@ class Document:
         if node.tag == UNSAFE:  # what it would be as a plain scalar, even in quotes: so does Ansible
             plain = self._resolver.resolve(ScalarNode, node.value, (True, False))
             node = ScalarNode(plain, node.value, node.start_mark, node.end_mark)
+        if node.tag in NUMBERS and len(node.value) > MAX_DIGITS:  # `1:1:1...` takes its time squared
+            raise InventoryError(f"{self.place(node)}: a number is too large", QUOTE_HINT)
         try:
             value: object = self._constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             raise InventoryError(
-                f"{self.place(node)}: a value cannot be read as the number or date it looks like",
-                "put quotes around it to keep it as text",
+                f"{self.place(node)}: a value cannot be read as the number or date it looks like", QUOTE_HINT
             ) from error
         return value
 

@@ -19,6 +19,8 @@ ALL, UNGROUPED = "all", "ungrouped"
 GROUP_NAME = re.compile(r"[^\s:,\[\]*?!&~@\x00-\x1f\x7f-][^\s:,\[\]*?\x00-\x1f\x7f]*")
 PRIORITY = "ansible_group_priority"
 """Set on a group it decides between groups of one depth, and is no variable of its hosts."""
+MAX_STEPS = 3_000_000
+"""What an inventory may come to: hosts and variables set, and groups looked through. Few lines can stand for it all."""
 
 
 class Group:
@@ -52,6 +54,20 @@ class Draft:
         """The folders of variables beside the sources, the last one counting most."""
         self.ssh_configs: dict[str, str | None] = {}
         """The ssh_config file that names a host; None when it is the user's own."""
+        self._steps = 0
+
+    def spend(self, steps: int) -> None:
+        """Count what is done for the inventory.
+
+        Raises:
+            InventoryError: it is more than any fleet needs.
+        """
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise InventoryError(
+                f"the inventory comes to more than {MAX_STEPS:,} names and variables",
+                "is a range repeated, or do groups nest in one another very deeply?",
+            )
 
     def add_group(self, name: str, *, place: Place) -> None:
         """Know a group.
@@ -88,7 +104,9 @@ class Draft:
         found: set[str] = set()
         waiting = [name]
         while waiting:
-            new = [child for child in self.groups[waiting.pop()].children if child not in found]
+            children = self.groups[waiting.pop()].children
+            self.spend(1 + len(children))
+            new = [child for child in children if child not in found]
             found.update(new)
             waiting.extend(new)
         return found
@@ -99,6 +117,7 @@ class Draft:
         Raises:
             InventoryError: there are too many hosts, or the port differs from the one known (Ansible would ignore it).
         """
+        self.spend(1)
         known = self.hosts.get(name)
         if known is None:
             if len(self.hosts) >= MAX_HOSTS:
@@ -115,6 +134,7 @@ class Draft:
 
     def set_host_variable(self, host: str, name: str, *, value: JsonValue, place: Place) -> None:
         """Set a known host's variable."""
+        self.spend(1)
         self.hosts[host][_check_variable(name, place=place)] = Variable(value=value, place=place)
 
     def set_group_variable(self, group: str, name: str, *, value: JsonValue, place: Place) -> None:

@@ -16,6 +16,8 @@ from opsbook.errors import InventoryError
 
 MAX_HOSTS = 100_000
 """More hosts than this are a mistake in a range, not a fleet."""
+MAX_ENTRY = 500
+"""Characters of a name with its ranges: a long one would be as long in each of the names it stands for."""
 
 MIN_PORT, MAX_PORT = 1, 65_535
 NAME = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:%-]{0,249}")
@@ -38,6 +40,8 @@ def expand_range(text: str) -> list[str]:
     Raises:
         InventoryError: a range is malformed, counts downwards, or stands for more than 100,000 hosts.
     """
+    if len(text) > MAX_ENTRY:
+        raise InventoryError(f"{text[:40]!r}... is longer than any host's name", RANGE_HINT)
     pieces = re.split(r"\[([^\[\]]*)\]", text)
     if any("[" in piece or "]" in piece for piece in pieces):
         raise InventoryError(f"the brackets of {text!r} do not match", RANGE_HINT)

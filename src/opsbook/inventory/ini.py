@@ -19,6 +19,8 @@ from opsbook.model.target import JsonValue
 SECTION = re.compile(r"\[(?P<group>[^:\]\s]+)(?::(?P<kind>\w+))?\]\s*(?:#.*)?")
 GROUP_LINE = re.compile(r"(?P<group>[^:\]\s]+)\s*(?:#.*)?")
 HOSTS, CHILDREN, VARS = "hosts", "children", "vars"
+MAX_LINE = 50_000
+"""Splitting a line into its words takes its time squared."""
 
 
 def read_ini(text: str, draft: Draft, *, file: Place) -> None:
@@ -30,6 +32,8 @@ def read_ini(text: str, draft: Draft, *, file: Place) -> None:
     reader = _Reader(draft)
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
+        if len(stripped) > MAX_LINE:
+            raise InventoryError(f"{file.at(number)}: the line is longer than {MAX_LINE:,} characters", "divide it")
         if stripped and stripped[0] not in "#;":
             reader.read(stripped, place=file.at(number))
     reader.finish()

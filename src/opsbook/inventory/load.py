@@ -19,7 +19,8 @@ from opsbook.inventory.draft import Draft
 from opsbook.inventory.dynamic import read_dynamic
 from opsbook.inventory.files import explain, is_executable, read_text
 from opsbook.inventory.ini import read_ini
-from opsbook.inventory.place import Place
+from opsbook.inventory.json_text import read_json
+from opsbook.inventory.place import Place, located
 from opsbook.inventory.script import Script
 from opsbook.inventory.ssh_hosts import read_ssh_config
 from opsbook.inventory.yaml_groups import read_yaml
@@ -65,8 +66,13 @@ def read_values(path: Path) -> dict[str, JsonValue]:
     Raises:
         InventoryError: it cannot be read safely, or holds anything else.
     """
-    document = read_document(_read_filled(path), file=Place(path=path))
-    value = None if document is None else document.value(document.root)
+    text, place = _read_filled(path), Place(path=path)
+    if path.suffix.lower() == ".json":  # YAML's parser knows no character that JSON spells as two escapes
+        with located(place):
+            value = read_json(text, what="the file")
+    else:
+        document = read_document(text, file=place)
+        value = None if document is None else document.value(document.root)
     if not isinstance(value, dict):
         raise InventoryError(f"{path}: this is not a mapping of names to values", "write lines such as stack: prod")
     return value

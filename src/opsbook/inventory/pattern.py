@@ -20,7 +20,7 @@ from opsbook.inventory.hosts import is_address
 from opsbook.model.target import Inventory, Target
 
 SUBSCRIPT = re.compile(
-    r"(?P<name>.+)\[(?:(?P<index>-?[0-9]{1,9})|(?P<first>[0-9]{1,9})(?P<mark>[:-])(?P<last>[0-9]{0,9}))\]"
+    r"(?P<name>.+)\[(?:(?P<index>-?[0-9]{1,4000})|(?P<first>[0-9]{1,4000})(?P<mark>[:-])(?P<last>[0-9]{0,4000}))\]"
 )
 WILDCARDS = frozenset(".?*[")
 """A name with one of these is looked for among the hosts even when it matches a group."""
@@ -137,8 +137,10 @@ def _compile(expression: str) -> re.Pattern[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an oddly written set is not the operator's business
             return re.compile(source)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise InventoryError(f"pattern {expression!r} is not a regular expression: {error}", hint) from error
+    except RecursionError:
+        raise InventoryError(f"pattern {expression[:40]!r}... is nested too deeply", hint) from None
 
 
 def _subscript(named: list[str], match: re.Match[str], *, text: str) -> list[str]:

@@ -7,23 +7,20 @@ prints is bounded, and no part of it but the last line on stderr is ever shown. 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from opsbook.errors import InventoryError
 from opsbook.inventory.files import MAX_BYTES
+from opsbook.inventory.json_text import read_json
 from opsbook.inventory.place import Place, located
-from opsbook.inventory.values import join_pairs, to_json, unwrap
 from opsbook.model.target import JsonValue
 
 TIMEOUT_S = 20.0
-MAX_DEPTH = 100
 KEPT_STDERR = 64 * 1024
 SHOWN = 300
 CHUNK = 64 * 1024
@@ -121,34 +118,10 @@ class Script:
         """Return the JSON a script printed, as plain values."""
         with located(Place(path=self._path)):
             try:
-                value = json.loads(printed.decode("utf-8-sig"), object_pairs_hook=_read_object)
+                text = printed.decode("utf-8-sig")
             except UnicodeDecodeError as error:
                 raise InventoryError("what it prints is not UTF-8", "print JSON in UTF-8") from error
-            except RecursionError as error:
-                raise _deep() from error
-            except ValueError as error:
-                raise InventoryError(f"what it prints is not JSON: {error}", "print one JSON object") from error
-            _check_depth(value)
-            return to_json(value)
-
-
-def _read_object(pairs: list[tuple[str, Any]]) -> JsonValue:
-    return unwrap(join_pairs(pairs))
-
-
-def _check_depth(value: JsonValue) -> None:
-    """Refuse values nested so deep that nothing could walk them later."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        nested = [item for item in level if isinstance(item, dict | list)]
-        level = [part for item in nested for part in (item.values() if isinstance(item, dict) else item)]
-        if not level:
-            return
-    raise _deep()
-
-
-def _deep() -> InventoryError:
-    return InventoryError(f"what it prints is nested more than {MAX_DEPTH} deep", "print it flatter")
+            return read_json(text, what="what it prints")
 
 
 def _ending(code: int) -> str:

@@ -15,10 +15,8 @@ from datetime import date
 from typing import Any
 
 from opsbook.errors import InventoryError
-from opsbook.model.target import JsonValue
+from opsbook.model.target import MAX_INT_BITS, JsonValue
 
-MAX_INT_BITS = 4096
-"""Python refuses to print much larger numbers, so a record could not hold them."""
 VAULT = "$ANSIBLE_VAULT;"
 """How a text that ansible-vault encrypted begins; it is kept as it is."""
 TEMPLATE = re.compile(r"\{\{|\{%|\{#")

@@ -64,7 +64,7 @@ def read_annotation(source: str) -> Any:
     try:
         kind = _type(ast.parse(source, mode="eval").body)
         msgspec.json.Decoder(kind)  # refuses what nothing could be converted to, such as `date | str`
-    except (KeyError, TypeError, SyntaxError, IndexError, AttributeError, re.error) as error:
+    except (KeyError, TypeError, SyntaxError, IndexError, AttributeError, RecursionError, re.error) as error:
         raise ValueError(source) from error
     if kind is not Secret and _holds_secret(kind):
         raise ValueError(source)  # a secret stands alone: a reference in a list would not be seen as one

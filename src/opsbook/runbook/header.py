@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-_HEADING = re.compile(r"^(#{1,6})\s+(.+?)(?:\s+#+)?\s*$")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _BOLD = re.compile(r"^\*\*([^*]+?)[.:]?\*\*[.:]?\s*(.*)$")
 
 
@@ -39,11 +39,11 @@ def read_header(prose: Iterable[str]) -> Header:
     title, name = "", ""
     sections: dict[str, str] = {}
     for line, is_text in _lines("\n\n".join(prose)):
-        heading, bold = (_HEADING.match(line), _BOLD.match(line)) if is_text else (None, None)
-        if heading and len(heading[1]) == 1 and not title:
-            title, name = heading[2], ""
+        heading, bold = (_heading(line), _BOLD.match(line)) if is_text else (None, None)
+        if heading and heading[0] == 1 and not title:
+            title, name = heading[1], ""
         elif heading:
-            name = heading[2].lower()
+            name = heading[1].lower()
             sections.setdefault(name, "")
         elif bold:
             name = bold[1].strip().lower()
@@ -55,8 +55,16 @@ def read_header(prose: Iterable[str]) -> Header:
 
 def headings(markdown: str) -> list[tuple[int, str]]:
     """List the headings of a markdown text as `(level, text)`, those inside code fences left out."""
-    matches = (_HEADING.match(line) for line, is_text in _lines(markdown) if is_text)
-    return [(len(match[1]), match[2]) for match in matches if match]
+    return [found for line, is_text in _lines(markdown) if is_text and (found := _heading(line))]
+
+
+def _heading(line: str) -> tuple[int, str] | None:
+    """Return a line's level and text where it is a heading; the marks some close it with are no part of it."""
+    match = _HEADING.match(line.rstrip())
+    if not match:
+        return None
+    text = match[2].rstrip("#")
+    return len(match[1]), text.rstrip() if text[-1:].isspace() else match[2]
 
 
 def _lines(markdown: str) -> Iterator[tuple[str, bool]]:

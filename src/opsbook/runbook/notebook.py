@@ -8,19 +8,18 @@ that run. Knows nothing of kernels and runs.
 from __future__ import annotations
 
 import ast
-import codecs
 import hashlib
 import re
-import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from opsbook.errors import RunbookError
 from opsbook.model.parameter import ParameterSpec
+from opsbook.runbook.file import RawNotebook, decode_notebook, read_bytes
 from opsbook.runbook.header import Header, headings, read_header
 from opsbook.runbook.parameters import read_parameters
 from opsbook.runbook.tags import CLEANUP_TAGS, GATE_TAG, INJECTED_TAG, PARAMETERS_TAG, SKIP_TAGS, CellRules, read_tags
@@ -30,39 +29,8 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = "NotebookNode"
 """A notebook in nbformat's terms; named without importing it."""
-MAX_BYTES = 256 * 1024 * 1024
-
-
-class _CellMetadata(Struct):
-    tags: list[str] = []
-    run_through_control: dict[str, object] = {}
-
-
-class _Cell(Struct):
-    cell_type: Literal["code", "markdown", "raw"]
-    source: str | list[str]
-    metadata: _CellMetadata
-    id: str | UnsetType = UNSET
-
-
-class _KernelSpec(Struct, frozen=True):
-    name: str = ""
-    language: str = ""
-
-
-class _Metadata(Struct):
-    kernelspec: _KernelSpec = _KernelSpec()
-
-
-class _Notebook(Struct):
-    nbformat: int
-    nbformat_minor: int
-    metadata: _Metadata
-    cells: list[_Cell]
-
-
-class _Version(Struct):
-    nbformat: int
+_SHOWN = 300
+"""Characters of what nbformat says that are repeated: it repeats what it read."""
 
 
 class Cell(Struct, frozen=True, kw_only=True):
@@ -181,7 +149,7 @@ def read_runbook(path: Path) -> Runbook:
         RunbookError: there is no such file, or it is not a notebook opsbook can run.
         ParameterError: its parameters cell cannot be read.
     """
-    return _understood(path, _read_bytes(path))
+    return _understood(path, read_bytes(path))
 
 
 def compose_runbook(name: str, steps: Sequence[tuple[str, str]], *, title: str = "") -> Runbook:
@@ -209,7 +177,7 @@ def _cell(cell_id: str, kind: str, source: str) -> dict[str, object]:
 
 
 def _understood(path: Path, raw: bytes) -> Runbook:
-    document = _decode(raw, path)
+    document = decode_notebook(raw, path)
     cells = tuple(_label(_cells(document)))
     tagged = [cell for cell in cells if PARAMETERS_TAG in cell.tags]
     if len(tagged) > 1:
@@ -249,52 +217,26 @@ def make_document(runbook: Runbook) -> Document:
         # an executed copy that is run again gets this run's values, not those of the run it came from
         document.cells = [cell for cell in document.cells if INJECTED_TAG not in cell.metadata.get("tags", [])]
         document.nbformat_minor = max(5, document.nbformat_minor)
-        document.metadata.setdefault(
-            "kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"}
-        )
+        _mend_metadata(document)
         nbformat.validate(document)
     except (nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
-        sentence = str(error).strip().partition("\n")[0]
+        sentence = str(error).strip().partition("\n")[0][:_SHOWN]
         raise RunbookError(f"{runbook.path.name} is not a valid notebook: {sentence}") from error
     return cast("Document", document)
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        str(path).encode()
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise RunbookError(f"{path} is not a regular file", "a runbook is a local .ipynb file")
-        if status.st_size > MAX_BYTES:
-            raise RunbookError(f"{path} is larger than {MAX_BYTES // 2**20} MiB", "clear its outputs first")
-        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except FileNotFoundError:
-        near = sorted(other.name for other in path.parent.glob("*.ipynb")) if path.parent.is_dir() else []
-        hint = f"notebooks in {path.parent}: {', '.join(near[:6])}" if near else "give the path of a .ipynb file"
-        raise RunbookError(f"no such runbook: {path}", hint) from None
-    except UnicodeEncodeError:
-        raise RunbookError(f"the path {str(path)!r} is not valid Unicode", "rename the file") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise RunbookError(f"cannot read {path}: {reason}", "a runbook is a local .ipynb file") from error
+def _mend_metadata(document: Document) -> None:
+    """Name the language where nothing does, and leave out marks of earlier runs that papermill could not read."""
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    kernel = document.metadata.setdefault("kernelspec", spec)
+    if not document.metadata.get("language_info", {}).get("name"):
+        kernel.setdefault("language", "python")
+    for node in (document, *document.cells):
+        if not isinstance(node.metadata.get("papermill", {}), dict):
+            del node.metadata["papermill"]
 
 
-def _decode(raw: bytes, path: Path) -> _Notebook:
-    try:
-        version = msgspec.json.decode(raw, type=_Version).nbformat
-        if version != 4:  # noqa: PLR2004  the format's own number
-            raise RunbookError(
-                f"{path.name} is in notebook format {version}; opsbook runs format 4",
-                f"convert it: jupyter nbconvert --to notebook --inplace {path.name}",
-            )
-        return msgspec.json.decode(raw, type=_Notebook)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        sentence = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        hint = "is the file complete?" if "truncated" in sentence else "a runbook is a Jupyter notebook (.ipynb)"
-        raise RunbookError(f"{path.name} is not a notebook: {sentence}", hint) from None
-
-
-def _cells(document: _Notebook) -> list[Cell]:
+def _cells(document: RawNotebook) -> list[Cell]:
     cells, seen = [], set()
     for index, cell in enumerate(document.cells):
         source = cell.source if isinstance(cell.source, str) else "".join(cell.source)

@@ -12,7 +12,7 @@ import difflib
 import io
 import keyword
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -21,7 +21,7 @@ from msgspec import UNSET
 from opsbook.errors import ParameterError
 from opsbook.model.parameter import Binding, ParameterSpec
 from opsbook.model.target import JsonValue, unstorable
-from opsbook.redaction import SCHEMES, Secret, is_reference
+from opsbook.redaction import PROMPT, SCHEMES, Secret, is_reference
 from opsbook.runbook.annotation import KNOWN_TYPES, PLAIN_TYPES, label, read_annotation
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -51,13 +51,19 @@ def read_parameters(source: str) -> tuple[ParameterSpec, ...]:
     Raises:
         ParameterError: the cell cannot be parsed, or a type is not one opsbook knows.
     """
+    hint = "it declares, such as stack: str = 'dev'  # Stack to patch"
     try:
         plain, tree = _parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return _declared(tree, _comments(plain))
+    except (SyntaxError, ValueError, MemoryError) as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
-        message = f"the parameters cell is not valid Python: {where}"
-        raise ParameterError(message, "it declares, such as stack: str = 'dev'  # Stack to patch") from None
-    comments = _comments(plain)
+        raise ParameterError(f"the parameters cell is not valid Python: {where}", hint) from None
+    except RecursionError:
+        raise ParameterError("the parameters cell is not valid Python: nested too deeply", hint) from None
+
+
+def _declared(tree: ast.Module, comments: Mapping[int, str]) -> tuple[ParameterSpec, ...]:
+    """Return what the plain assignments of a cell declare, with the comments behind them."""
     specs: dict[str, ParameterSpec] = {}
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -79,6 +85,22 @@ def _parse(source: str) -> tuple[str, ast.Module]:
     except SyntaxError:
         plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n"))
         return plain, ast.parse(plain)
+
+
+def prompts_in(source: str) -> Iterator[str]:
+    """Yield the references of the secrets a cell wants typed by name.
+
+    >>> list(prompts_in('pin = secret("prompt:PIN")'))
+    ['prompt:PIN']
+    """
+    try:
+        nodes = ast.walk(_parse(source)[1]) if PROMPT in source else ()
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Call) and "secret" in {getattr(node.func, "id", ""), getattr(node.func, "attr", "")}:
+            texts = (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+            yield from (text for text in texts if isinstance(text, str) and text.startswith(PROMPT))
 
 
 def is_shell_name(name: str) -> bool:
@@ -193,6 +215,7 @@ def _unknown(name: str, specs: Iterable[ParameterSpec], runbook: str) -> Paramet
 
 def _from_text(name: str, text: str, kind: Any) -> JsonValue:
     """Convert a flag's text by the declared type; nothing is guessed where the type is text."""
+    _refuse_unstorable(name, text)
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     options = get_args(base) if get_origin(base) is Union else (base,)
     if text == "null" and type(None) in options:
@@ -204,7 +227,10 @@ def _from_text(name: str, text: str, kind: Any) -> JsonValue:
     if bool in options and text.lower() in _TRUTH:
         return _check(name, _TRUTH[text.lower()], kind)
     if base is Any or any(get_origin(option) in {list, dict} for option in options):
-        value = _structured(text, options)
+        try:
+            value = _structured(text, options)
+        except RecursionError:
+            raise ParameterError(f"parameter {name!r}: the value is nested too deeply", "give a flatter one") from None
         return _check(name, value, kind, lax=True)
     return _check(name, text, kind, lax=True)
 
@@ -222,7 +248,7 @@ def _check(name: str, value: Any, kind: Any, *, lax: bool = False, origin: str =
     """Return `value` as JSON types after it was found to fit `kind`."""
     if kind is Secret:
         if is_reference(value):
-            return value
+            return f"{PROMPT}{name}" if value == PROMPT else value
         schemes = ", ".join(f"{scheme}:" for scheme in SCHEMES)
         raise ParameterError(
             f"parameter {name!r} is a secret: a reference is needed, not a value", f"such as env:NAME; known: {schemes}"

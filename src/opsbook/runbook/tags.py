@@ -8,6 +8,7 @@ cells.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
@@ -47,7 +48,7 @@ class CellRules(Struct, frozen=True, kw_only=True):
 
 
 def _read_retries(value: str) -> CellRules:
-    if not value.isascii() or not value.isdigit() or not 0 < int(value) <= MOST_RETRIES:
+    if not re.fullmatch(r"[0-9]{1,3}", value) or not 0 < int(value) <= MOST_RETRIES:
         raise UsageError(f"{value!r} is not a number from 1 to {MOST_RETRIES}", "such as retry:3")
     return CellRules(retries=int(value))
 
