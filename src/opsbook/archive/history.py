@@ -6,6 +6,7 @@ the state is `interrupted`. A folder that cannot be read is passed on as damaged
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import groupby
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from opsbook.archive.fold import RecordFold, decode_record
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import RECORD, RunFolder, is_alive, is_run_id, run_folder
+from opsbook.archive.reading import read_regular
 from opsbook.errors import UsageError
 from opsbook.model.outcome import Outcome
 from opsbook.model.run import RunRecord, RunState
@@ -64,7 +66,7 @@ def _latest_first(runs: list[Path]) -> list[Path]:
 
 def _began(run: Path) -> float:
     try:
-        return msgspec.json.decode((run / RECORD).read_bytes(), type=_Beginning).started_at.timestamp()
+        return msgspec.json.decode(read_regular(run / RECORD), type=_Beginning).started_at.timestamp()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # passed on as damaged
         return 0.0
 
@@ -75,9 +77,8 @@ def _is_number(folder: Path) -> bool:
 
 def _folders(place: Path) -> list[Path]:
     try:
-        return sorted(
-            (entry for entry in place.iterdir() if entry.is_dir()), key=lambda entry: entry.name, reverse=True
-        )
+        with os.scandir(place) as entries:
+            return [place / name for name in sorted((entry.name for entry in entries if entry.is_dir()), reverse=True)]
     except OSError:
         return []
 
@@ -87,7 +88,7 @@ def read_run(folder: RunFolder) -> ArchivedRun:
     try:
         if folder.path.is_symlink():
             return ArchivedRun(folder=folder, problem="its folder is a link")
-        record = decode_record(folder.record.read_bytes())
+        record = decode_record(read_regular(folder.record))
     except OSError as error:
         unbegun = "it was killed before it began: nothing ran" if is_unbegun(folder) and not is_alive(folder) else ""
         return ArchivedRun(folder=folder, problem=unbegun or f"no record: {error.strerror}")
@@ -135,7 +136,7 @@ def find_run(root: Path, text: str) -> ArchivedRun:
                 return run
         none = f"there is no run yet in {root}" if text == LAST else f"no run has failed in {root}"
         raise UsageError(none, "opsbook runs lists them; --archive looks elsewhere")
-    ids = [run.folder for run in iter_runs(root) if _means(run.folder.run_id, text)]
+    ids = [folder for folder in iter_folders(root) if _means(folder.run_id, text)]
     if not ids:
         raise UsageError(f"no run {text!r} in {root}", "opsbook runs lists them; 'last' is the newest")
     if len(ids) > 1:

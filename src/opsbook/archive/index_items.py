@@ -1,0 +1,155 @@
+"""One run, or one runbook of the library, as the index keeps it; read from its files as they are now.
+
+Reading never fails: what cannot be read is an item too, as damaged, and says why.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from calendar import timegm
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from opsbook.archive.history import read_run
+from opsbook.archive.index_text import Passage, book_passages, pairs_of, run_passages
+from opsbook.archive.layout import RunFolder, is_alive
+from opsbook.archive.reading import read_regular
+from opsbook.model.run import RunState
+
+RUN, BOOK = "run", "book"
+DAMAGED = "damaged"
+"""The status of what cannot be read."""
+_STAMP = "%Y%m%dT%H%M%SZ"
+_HIDDEN = (".", "__")
+_MOST_BOOKS = 20_000
+"""Runbooks of a library that are looked at: a folder named by mistake must not take forever."""
+
+
+class Item(Struct, frozen=True, kw_only=True):
+    """What the index keeps of one run or runbook."""
+
+    kind: str
+    name: str
+    """The run's id, or the runbook's path."""
+    place: str
+    """The day a run lies in; the library's folder."""
+    seal: str
+    """What tells the files that were read from later ones."""
+    open: bool = False
+    """Whether it is to be looked at again."""
+    second: int
+    """When it began, to the second: what it is sorted by."""
+    status: str = ""
+    runbook: str = ""
+    path: str = ""
+    user: str = ""
+    duration: float | None = None
+    short: bool = False
+    """Whether its success is none of its runbook: a dry run, or a part."""
+    params: str = ""
+    """`name=value` in lower case, each in a line between two newlines; so are the targets."""
+    targets: str = ""
+    passages: tuple[Passage, ...] = ()
+
+
+def read_run_item(folder: RunFolder, place: str) -> Item:
+    """Read a run."""
+    seal = seal_of(folder)  # before it is read: what changes meanwhile is read again
+    run = read_run(folder)
+    second = timegm(time.strptime(folder.run_id.partition("-")[0], _STAMP))
+    if run.record is None:
+        said = (Passage(about=f"{folder.run_id}\n{run.problem}"),)
+        return Item(
+            kind=RUN,
+            name=folder.run_id,
+            place=place,
+            seal=seal,
+            open=True,
+            second=second,
+            status=DAMAGED,
+            passages=said,
+        )
+    record = run.record
+    return Item(
+        kind=RUN,
+        name=folder.run_id,
+        place=place,
+        seal=seal,
+        open=record.status is RunState.RUNNING,
+        second=second,
+        status=record.status.value,
+        runbook=Path(record.runbook.path).stem,
+        path=record.runbook.path,
+        user=record.operator.user,
+        duration=record.duration_s,
+        short=bool(record.short_of),
+        params=lines_of(pairs_of(record.parameters)),
+        targets=lines_of(record.targets.results or record.targets.selected),
+        passages=run_passages(record, _first_read((folder.copy, folder.source))),
+    )
+
+
+def read_book_item(file: Path, place: str, seal: str) -> Item:
+    """Read a runbook."""
+    data = _first_read((file,))
+    return Item(
+        kind=BOOK,
+        name=str(file),
+        place=place,
+        seal=seal,
+        second=int(seal.partition(":")[0]) // 10**9,
+        runbook=file.stem,
+        path=str(file),
+        passages=book_passages(str(file), data),
+    )
+
+
+def seal_of(folder: RunFolder) -> str:
+    """Return what changes when a run that has not ended goes on, or ends."""
+    files = (folder.record, folder.journal, folder.copy)
+    return " ".join((*map(file_seal, files), "alive" if is_alive(folder) else ""))
+
+
+def file_seal(file: Path) -> str:
+    """Return what changes when a file does; empty when there is none."""
+    try:
+        status = file.lstat()
+    except OSError:
+        return ""
+    return f"{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_size}:{status.st_ino}"
+
+
+def iter_books(library: Path) -> Iterator[Path]:
+    """Yield the notebooks of a library; nothing hidden, and no folder that is a link."""
+    left = _MOST_BOOKS
+    for place, folders, files in os.walk(library):
+        folders[:] = sorted(name for name in folders if not name.startswith(_HIDDEN))
+        for name in sorted(files):
+            if name.endswith(".ipynb") and not name.startswith(_HIDDEN):
+                yield Path(place, name)
+        left -= len(files)
+        if left < 0:
+            return
+
+
+def lines_of(texts: Iterable[str]) -> str:
+    """Return texts as lines that can be looked for whole, capitals or not."""
+    return "\n" + "".join(f"{line_of(text)}\n" for text in texts)
+
+
+def line_of(text: str) -> str:
+    """Return a text as one of those lines."""
+    return text.replace("\n", " ").lower()
+
+
+def _first_read(files: Iterable[Path]) -> bytes:
+    """Return what the first of some files holds that can be read."""
+    for file in files:
+        try:
+            return read_regular(file)
+        except OSError:
+            continue
+    return b""
