@@ -157,8 +157,8 @@ def test_a_killed_run_frees_its_targets_and_leaves_its_mark(desk, addresses, tmp
         process.kill()
         process.wait(30)
         wait_for(lambda: not locks_of(desk).is_held(addresses["web1"]), seconds=5)
-    (row,) = (line for line in desk.opsbook("locks").out.splitlines() if "web" in line)
-    assert row.split()[:4] == ["left", "web1", addresses["web1"], left]
+    head, row = desk.opsbook("locks").out.splitlines()
+    assert (head.split()[:2], row.split()) == (["left", left], ["web1", addresses["web1"]])
     sentence = f"left in the middle by run {left}; resume it, or --acknowledge {left}"
     book = changing(desk, "web1:web2", name="again")
     kernels, runs = len(desk.kernels()), len(desk.runs())
@@ -349,22 +349,41 @@ def test_what_is_asked_for_is_granted_as_a_whole_or_not_at_all(folder):
     assert "the run is over" in ask(one, {"b": "b:22"})
 
 
-def test_a_run_that_resumed_another_to_its_end_clears_all_that_one_left(folder):
+@pytest.mark.parametrize("end", [RunState.FAILED, RunState.SUCCEEDED])
+def test_a_run_that_resumed_another_clears_the_marks_it_settled_and_no_others(folder, end):
     left = locks(folder, "left")
-    assert ask(left, {"a": "a:22", "b": "b:22"}) == ""
-    left.note_change("a")
-    left.note_change("b")
+    addresses = {name: f"{name}:22" for name in ("changed", "dropped", "skipped", "told")}
+    assert ask(left, addresses) == ""
+    for name in addresses:
+        left.note_change(name)
     left.end(RunState.LOST)
-    assert [one.state for one in standing(folder)] == ["left", "left"]
+    assert [one.targets for one in standing(folder)] == [(name,) for name in addresses]
     other = locks(folder, "other", wait_s=60)
-    assert ask(other, {"b": "b:22", "c": "c:22"}).startswith("b was left in the middle by run left")
-    assert other.refused.startswith("b was left")
-    assert not folder.is_held("c:22")
+    assert ask(other, {"a": "a:22", "told": "told:22"}).startswith("told was left in the middle by run left")
+    assert other.refused.startswith("told was left")
+    assert not folder.is_held("a:22")
     resumed = locks(folder, "resumed", resumes="left")
-    assert ask(resumed, {"a": "a:22"}) == ""
-    resumed.end(RunState.FAILED)
-    assert standing(folder) == ()
-    assert ask(locks(folder, "next"), {"b": "b:22"}) == ""
+    assert ask(resumed, {name: f"{name}:22" for name in ("changed", "skipped", "told")}) == ""
+    resumed.note_change("changed")
+    resumed.end(end, well=frozenset({"told"}))  # answered from before
+    assert [(one.targets, one.run_id) for one in standing(folder)] == [(("dropped",), "left"), (("skipped",), "left")]
+    assert ask(locks(folder, "next"), {"changed": "changed:22", "told": "told:22"}) == ""
+    assert ask(locks(folder, "again", resumes="left"), {"skipped": "skipped:22"}) == ""
+
+
+def test_who_holds_what_is_asked_for_is_told_for_all_of_it(folder):
+    one, two, three = locks(folder, "one"), locks(folder, "two"), locks(folder, "three")
+    assert ask(one, {f"web{n}": f"{n}:22" for n in range(1, 5)}) == ""
+    assert ask(two, {"db": "9:22"}) == ""
+    why = ask(three, {**{f"web{n}": f"{n}:22" for n in range(1, 5)}, "db": "9:22", "free": "0:22"})
+    assert why.startswith("web1-web4 are held by run one of maya on ops1, since ")
+    assert "; db is held by run two of maya" in why
+    assert "free" not in why
+    four = locks(folder, "four")
+    assert ask(four, {f"host{n}": f"1{n}:22" for n in range(0, 40, 2)}) == ""
+    assert " and 10 more are held by run four" in ask(
+        locks(folder, "five"), {f"host{n}": f"1{n}:22" for n in range(0, 40, 2)}
+    )
 
 
 def test_two_runs_that_want_what_the_other_has_both_end(folder):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import LOAD, Desk, code, finish, wait_for
+from support import LOAD, Desk, code, finish, parameters, wait_for
 
 
 @pytest.fixture
@@ -88,3 +88,34 @@ def test_a_dry_run_calls_nothing_and_without_a_runner_it_is_called(desk):
     alone = [sys.executable, "-c", "import opsbook; print(opsbook.once('x', lambda: [1, (2,)]))"]
     said = subprocess.run(alone, cwd=desk.folder, env=desk.environment, capture_output=True, text=True, check=True)
     assert said.stdout == "[1, [2]]\n"
+
+
+def test_a_value_that_was_masked_is_not_handed_out_and_an_idempotent_function_is_called_again(desk):
+    desk.notebook(
+        LOAD,
+        parameters('token: Secret = "env:TOKEN"'),
+        code(
+            """
+            import pathlib
+            def issue(name):
+                with open("called-" + name, "a") as file:
+                    file.write(".")
+                return "key of " + token.reveal()
+            print(len(once("again", lambda: issue("again"), idempotent=True)))
+            try:
+                once("kept", lambda: issue("kept"))
+            except Exception as error:
+                print(error)
+            """,
+            cell_id="issues",
+        ),
+        code('assert pathlib.Path("mended").exists()', cell_id="stops"),
+    )
+    secret = {**desk.environment, "TOKEN": "swordfish"}
+    assert desk.opsbook("run", "book.ipynb", env=secret).code == 1
+    (desk.folder / "mended").touch()
+    resumed = desk.opsbook("resume", "last", "--yes", env=secret)
+    assert resumed.code == 0, resumed.err
+    assert calls(desk) == {"again": 2, "kept": 1}
+    said = desk.runs()[-1].output("issues")
+    assert said.startswith("16\nwhat once('kept') returned holds a secret and was masked; idempotent=True says")

@@ -238,6 +238,16 @@ def test_what_nobody_knows_the_end_of_stops_the_run_unless_something_settles_it(
     assert ask(told(story(boot_id="b1"), resend=True), "a", "step").pending["web1"].boot_id == "b1"
 
 
+@pytest.mark.parametrize("state", [TargetState.CANCELLED, TargetState.TIMED_OUT])
+def test_a_durable_command_that_was_given_up_is_asked_for_unless_its_target_told_of_its_end(state):
+    def asked(**how: Any) -> Recalled:
+        return ask(told(Story("a").begins("a").did("step", state, **how)), "a", "step")
+
+    assert asked(spool="s1").pending["web1"].spool == "s1"
+    assert not asked(spool="s1", exit_code=143).pending
+    assert state_of(asked()) is None  # it was ended with its link: that it is sent again is what resuming is for
+
+
 def test_what_is_unknown_stays_so_until_its_end_is_seen():
     first = Story("a").begins("a").did("step", None, spool="s1")
     second = Story("a").begins("a").did("step", SKIPPED).ends(CellState.INTERRUPTED)  # it was not even asked

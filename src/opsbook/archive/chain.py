@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ from msgspec import Struct
 from opsbook.archive.files import archive_errors, lock, open_or_create, write_all
 from opsbook.archive.links import FIRST, digest_of
 from opsbook.errors import ArchiveError
+from opsbook.model.vocabulary import OpenVocabulary
 
 CHAIN = "chain.jsonl"
 LOCK_S = 60.0
@@ -26,17 +26,13 @@ LOCK_S = 60.0
 _BLOCK = 4096
 
 
-class ChainKind(StrEnum):
+class ChainKind(OpenVocabulary):
     """What a line tells of its run."""
 
     CLAIMED = "claimed"
     ENDED = "ended"
     UNKNOWN = "unknown"
     """Written by a newer opsbook."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> ChainKind:
-        return cls.UNKNOWN
 
 
 class Heads(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,7 +101,7 @@ def read_chain(root: Path) -> bytes:
     file = root / CHAIN
     with archive_errors(f"read {file}"):
         try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return b""
         with os.fdopen(descriptor, "rb") as stream:

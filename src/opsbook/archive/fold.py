@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from opsbook.model import event as e
 from opsbook.model.outcome import Ending, Outcome, name_ranges, outcome, telling_line
-from opsbook.model.run import CellRecord, CellState, RunRecord, RunTargets, TargetOutcome
+from opsbook.model.run import CellRecord, CellState, RunRecord, RunTargets, SecretUse, TargetOutcome
 from opsbook.model.target import JsonValue, TargetState
 
 _UNKNOWN = "a command was sent here and nobody knows how it ended"
@@ -44,6 +44,7 @@ class RecordFold:
         self.ended: e.RunEnded | None = None
         """How the run said that it ended."""
         self._metrics: dict[str, JsonValue] = dict(claimed.metrics)
+        self._secrets: dict[tuple[str, str, str | None], SecretUse] = {}
         self._new_keys: dict[tuple[str, str], list[str]] = {}
         """Who showed a host key nobody had seen before, by its fingerprint and the file it was recorded in."""
         self.last_at: datetime = claimed.started_at
@@ -66,10 +67,8 @@ class RecordFold:
                 self._end_target(ended)
             case e.CallEnded() | e.RunEnded() | e.ReplayBlocked() as ended:
                 self._end(ended)
-            case e.MetricRecorded(name=name, value=value):
-                self._metrics[name] = value
-            case e.HostKeyRecorded() as new:
-                self._new_keys.setdefault((new.fingerprint, new.file), []).append(new.target)
+            case e.MetricRecorded() | e.SecretUsed() | e.HostKeyRecorded() as told:
+                self._keep(told, at=entry.at)
             case _:
                 pass
 
@@ -98,6 +97,13 @@ class RecordFold:
         cell = self._cells.get(ended.cell_id or "")
         if cell is not None:
             self._cells[cell.id] = replace(cell, targets=_gravest(cell.targets, ended))
+
+    def unproven(self, event: e.Event) -> e.Event:
+        """Return something the journal cannot hold as it is to be told: a change whose end no resumed run will know."""
+        if not isinstance(event, e.TargetEnded) or (event.call, event.target) not in self._sent:
+            return event
+        why = f"it ended as {event.state.value.replace('_', ' ')}, and that could not be recorded: no resumed run knows"
+        return replace(event, state=TargetState.LOST, exit_code=None, reason=why)
 
     def _makes_up(self, ended: e.TargetEnded) -> bool:
         """Whether a target has done by now all the changes it was left out of."""
@@ -134,6 +140,17 @@ class RecordFold:
         cell = self._cells.get(ended.cell_id)
         if cell is not None:
             self._cells[cell.id] = replace(cell, targets={**cell.targets, **again.states})
+
+    def _keep(self, told: e.MetricRecorded | e.SecretUsed | e.HostKeyRecorded, *, at: datetime) -> None:
+        if isinstance(told, e.MetricRecorded):
+            self._metrics[told.name] = told.value
+        elif isinstance(told, e.HostKeyRecorded):
+            self._new_keys.setdefault((told.fingerprint, told.file), []).append(told.target)
+        else:
+            key = (told.reference, told.used_for, told.cell_id)
+            unused = SecretUse(reference=key[0], used_for=key[1], cell_id=key[2], first_at=at, times=0)
+            known = self._secrets.get(key, unused)
+            self._secrets[key] = replace(known, times=known.times + 1)
 
     def _change_cell(self, cell_id: str, **changes: object) -> None:
         known = self._cells.get(cell_id)
@@ -197,6 +214,7 @@ class RecordFold:
             cells=self.cells,
             targets=self._run_targets(),
             metrics=self._metrics,
+            secret_uses=tuple(self._secrets.values()),
             notes=(*self._claimed.notes, *self.notes),
             ended_at=ended_at,
             duration_s=round(seconds, 3),

@@ -18,6 +18,8 @@ _TARGET = _ESCAPED * LONGEST_REASON + 300
 """Bytes of a target's outcome besides its name."""
 _STATE = 24
 """Bytes of a target's state in a cell besides its name."""
+_KEPT = 60
+"""Bytes a metric or a secret's use may take in the record besides what its event says."""
 _TOLD = 4
 """Where a sentence may stand: in the cell, as the run's reason, in a note, in the journal's last line."""
 
@@ -40,8 +42,8 @@ class RecordGrowth:
                 return _TOLD * _size((error, reason)) if error is not None or reason else 0
             case e.CallEnded(error=text) | e.ReplayBlocked(reason=text):
                 return _TOLD * _size(text) if text else 0
-            case e.MetricRecorded(name=name, value=value):
-                return _size(name) + _size(value)
+            case e.MetricRecorded() | e.SecretUsed():
+                return _size(event) + _KEPT
             case _:
                 return 0
 

@@ -1,6 +1,7 @@
-"""Which run goes on with a run that stopped: its id lies in the folder of the one before, and there is at most one.
+"""What came after a run that stopped: which one goes on with it, at most one, and which one acknowledged what it left.
 
-Whoever resumes a run holds the file while the new run is claimed. An id whose run never came to be counts for nothing.
+Their ids lie in the folder of the run before. Whoever resumes a run holds the file while the new run is claimed. An id
+whose run never came to be counts for nothing.
 """
 
 from __future__ import annotations
@@ -11,17 +12,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from opsbook.archive.files import archive_errors, open_or_create
+from opsbook.archive.files import archive_errors, open_or_create, write_whole
 from opsbook.archive.layout import DEPTH, RunFolder, is_run_id, run_folder
 from opsbook.errors import BusyError, RefusedError
 
 NAME = "resumed-by"
+ACKNOWLEDGED = "acknowledged-by"
 
 
 def successor(folder: RunFolder) -> str | None:
     """Return the id of the run that goes on with this one; None when there is none."""
+    return _named(folder, NAME)
+
+
+def acknowledged_by(folder: RunFolder) -> str | None:
+    """Return the id of the run that acknowledged what this one left in the middle; None when there is none."""
+    return _named(folder, ACKNOWLEDGED)
+
+
+def note_acknowledged(folder: RunFolder, by: str) -> None:
+    """Note that a run acknowledged what this one left in the middle. Of a run that is not there nothing is noted.
+
+    Raises:
+        ArchiveError: it could not be written.
+    """
+    if folder.record.is_file():
+        with archive_errors(f"write {folder.path / ACKNOWLEDGED}"):
+            write_whole(folder.path / ACKNOWLEDGED, f"{by}\n".encode())
+
+
+def _named(folder: RunFolder, name: str) -> str | None:
     try:
-        run_id = (folder.path / NAME).read_text(encoding="ascii", errors="replace").strip()
+        run_id = (folder.path / name).read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return None
     is_there = is_run_id(run_id) and run_folder(_root(folder), run_id).record.is_file()

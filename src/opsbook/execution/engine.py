@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
-from papermill.exceptions import PapermillExecutionError
+from papermill.exceptions import PapermillException
 from papermill.execute import (
     ERROR_ANCHOR_MSG,
     ERROR_MARKER_TAG,
@@ -27,14 +27,17 @@ from papermill.execute import (
     remove_error_markers,
 )
 from papermill.iorw import papermill_io
+from papermill.translators import papermill_translators
 
 from opsbook.errors import RunbookError
 from opsbook.execution.cells import CellClient
-from opsbook.execution.kernel import END_S, Kernel
+from opsbook.execution.kernel import END_S, OWN, Kernel
+from opsbook.execution.literals import Literals
 from opsbook.execution.run_state import RunInProgress
 from opsbook.execution.terms import IN_FLIGHT
 from opsbook.model.message import ATTEMPT_KEY
 from opsbook.model.target import JsonValue
+from opsbook.runbook.lineage import note_end, weave
 from opsbook.runbook.notebook import Document
 from opsbook.runbook.tags import INJECTED_TAG
 
@@ -85,6 +88,7 @@ class _Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill is 
         state = cell.metadata.papermill["status"]
         super().cell_complete(cell, cell_index=cell_index, **kwargs)
         cell.metadata.papermill["status"] = state
+        note_end(cell)
 
     def notebook_complete(self, **kwargs: Any) -> None:
         """Set the times; papermill would mark every cell that never ran as completed."""
@@ -106,6 +110,8 @@ class _Engine(Engine):  # type: ignore[misc]  # papermill is not typed
         run: RunInProgress = options["run"]
         manager = _Manager(nb, options["save"])
         _name_injected(nb)
+        if run.branching is not None:
+            weave(nb, run.branching)  # what papermill inserted has neighbours too
         options["holder"].append(nb)
         manager.notebook_start()
         try:
@@ -126,6 +132,7 @@ def _name_injected(nb: Document) -> None:
 
 papermill_engines.register(NAME, _Engine)
 papermill_io.register(SCHEME, _Handler())
+papermill_translators.register(OWN, Literals)  # by kernel: a notebook may name any language
 
 
 class _Client(BlockingKernelClient):
@@ -223,7 +230,7 @@ def execute(
     path = f"{SCHEME}{id(run)}.ipynb"
     _documents[path] = json.dumps(document)
     holder: list[Document] = []
-    with suppress(PapermillExecutionError):  # it found an error output; how each cell ended is known already
+    with suppress(PapermillException):  # it found an error output, of which all is known already; or no language
         execute_notebook(
             path,
             None,
@@ -235,7 +242,12 @@ def execute(
             save=save,
             holder=holder,
         )
-    return _marked(remove_error_markers(holder[0]), run.broken_at)
+    if not holder:
+        raise RunbookError(f"papermill knows no language of the kernel {kernel_name!r}", "correct it in the notebook")
+    executed = _marked(remove_error_markers(holder[0]), run.broken_at)
+    if run.branching is not None:
+        weave(executed, run.branching)
+    return executed
 
 
 def _marked(document: Document, broken_at: str) -> Document:

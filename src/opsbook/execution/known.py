@@ -55,7 +55,15 @@ class Item(Struct, frozen=True, kw_only=True):
     @property
     def is_open(self) -> bool:
         """Whether it was sent and nobody knows how it ended."""
-        return not self.read_only and not self.settled and self.state in {None, TargetState.LOST}
+        unseen = self.state in {None, TargetState.LOST} or self._runs_on
+        return unseen and not self.read_only and not self.settled
+
+    @property
+    def _runs_on(self) -> bool:
+        """Whether it was durable and given up, and its target never told of its end."""
+        durable = self.intent is not None and self.intent.spool is not None
+        unheard = isinstance(self.ended, e.TargetEnded) and self.ended.exit_code is None
+        return durable and unheard and self.state in {TargetState.CANCELLED, TargetState.TIMED_OUT}
 
     @property
     def proves_its_end(self) -> bool:

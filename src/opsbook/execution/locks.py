@@ -8,15 +8,16 @@ over: nothing else is granted to it either. Knows no notebook.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from opsbook.errors import BusyError, OpsbookError, RefusedError
-from opsbook.execution.marks import ORDERLY, Marks, ancestors, clear_marks, leaves
+from opsbook.execution.marks import ORDERLY, Marks, acknowledge, ancestors, leaves
 from opsbook.locks.folder import LockFolder, lock_folder
 from opsbook.locks.lock_file import Holder, LockFile
 from opsbook.locks.wait import GRACE_S, Wait
@@ -26,6 +27,20 @@ from opsbook.model.outcome import name_ranges
 from opsbook.model.run import RunRecord, RunState
 
 _SYNCERS = 16
+_MOST_BUSY = 3
+"""How many runs are named that hold what is asked for."""
+_MOST_NAMED = 10
+"""How many targets of each are named, where a range does not say it."""
+
+
+class _Held(Struct, frozen=True, kw_only=True):
+    """A lock of this run's."""
+
+    lock: LockFile
+    holder: Holder
+    """What is written in it."""
+    before: Holder | None
+    """Whose mark stood in it, where a run that this one resumes had left its target in the middle."""
 
 
 class RunLocks:
@@ -41,13 +56,13 @@ class RunLocks:
         report: Callable[[Event], None],
     ) -> None:
         """Hold nothing yet; `holder` is this run, `ancestors` are the runs it resumes."""
-        self._folder, self._holder, self._ancestors = folder, holder, ancestors
+        self._folder, self._holder = folder, holder
         self._wait_s = wait_s
         self._report = report
         self._marks = Marks(ancestors)
         self._turn = threading.Lock()
         """One request is served at a time."""
-        self._held: dict[str, tuple[LockFile, Holder]] = {}
+        self._held: dict[str, _Held] = {}
         self._guard = threading.Lock()
         self._waits: dict[int, Wait] = {}
         self._changed: set[str] = set()
@@ -71,7 +86,8 @@ class RunLocks:
     def acknowledge(self, run_id: str | None) -> None:
         """Take back the marks of a run, if one is named, and report whose targets may be changed again."""
         if run_id is not None:
-            self._report(MarksCleared(run_id=run_id, targets=clear_marks(self._folder, frozenset({run_id}))))
+            archive, by = Path(self._holder.archive), self._holder.run_id
+            self._report(MarksCleared(run_id=run_id, targets=acknowledge(self._folder, run_id, archive, by=by)))
 
     @property
     def busy(self) -> str:
@@ -101,21 +117,25 @@ class RunLocks:
         """A changing command is about to leave for a target."""
         self._changed.add(target)
 
-    def end(self, status: RunState) -> None:
-        """Let go of everything, and leave a mark where this run has left a target in the middle."""
+    def end(self, status: RunState, *, well: frozenset[str] = frozenset()) -> None:
+        """Let go of everything, and leave a mark where this run has left a target in the middle.
+
+        One that it found in the middle keeps the mark of the run before, unless this run has sent a change there, or
+        the target is among those that ended `well`. What it never asked for it does not touch.
+        """
         self.give_up()
         with self._turn:
             self._is_over = True
             held, self._held = list(self._held.values()), {}
-            for lock, holder in held:
-                changed = not self._changed.isdisjoint(holder.targets)
-                if not leaves(status, changed=changed, inherited=bool(holder.inherited)):
-                    with suppress(OSError):  # who finds the name will see that this run has ended well
-                        lock.write(None)
-                lock.close()
-        if status in ORDERLY and self._ancestors:
-            with suppress(OSError):
-                clear_marks(self._folder, self._ancestors)
+            for one in held:
+                names = frozenset(one.holder.targets)
+                changed = not self._changed.isdisjoint(names)
+                with suppress(OSError):  # who finds the name will see that this run has ended well
+                    if one.before is not None and status in ORDERLY and not changed and well.isdisjoint(names):
+                        one.lock.write(one.before)
+                    elif not leaves(status, changed=changed, inherited=one.before is not None):
+                        one.lock.write(None)
+                one.lock.close()
 
     def _serve(self, request: m.LockRequest, wait: Wait, answer: Callable[[m.ToKernel], None]) -> None:
         ticket = request.ticket
@@ -161,66 +181,85 @@ class RunLocks:
         names: dict[str, list[str]] = {}
         for name, address in request.targets.items():
             names.setdefault(address, []).append(name)
-        taken: dict[str, LockFile] = {}
-        signed: dict[str, Holder] = {}
+        locks: list[LockFile] = []
+        taken: dict[str, _Held] = {}
         try:
             for address in sorted(names.keys() - self._held.keys()):
                 lock = self._folder.of_target(address)
-                self._await(lock, names[address], request, wait)
-                taken[address] = lock
-                signed[address] = self._signature(address, names[address], lock.read())
-            self._sign((lock, signed[address]) for address, lock in taken.items())
+                self._await(lock, address, names, request, wait)
+                locks.append(lock)
+                taken[address] = self._signed(lock, address, names[address])
+            self._sign(list(taken.values()))
         except BaseException:
-            for lock in taken.values():
+            for lock in locks:
                 lock.close()
             raise
-        self._held |= {address: (lock, signed[address]) for address, lock in taken.items()}
+        self._held |= taken
         self._add_names(names)
 
-    def _await(self, lock: LockFile, names: list[str], request: m.LockRequest, wait: Wait) -> None:
+    def _await(
+        self, lock: LockFile, address: str, names: Mapping[str, list[str]], request: m.LockRequest, wait: Wait
+    ) -> None:
         """Take a lock; where somebody holds it, say so and wait as long as is allowed."""
         if lock.take():
             return
         if self._wait_s:
-            who = busy(lock, name_ranges(names))
-            self._report(LockAwaited(cell_id=request.cell_id, targets=tuple(names), holder=who))
+            holder, targets = self._who(address, names)
+            self._report(LockAwaited(cell_id=request.cell_id, targets=targets, holder=holder))
         if not lock.take(wait):
-            raise BusyError(busy(lock, name_ranges(names)))
+            raise BusyError(self._who(address, names)[0])
 
-    def _signature(self, address: str, names: list[str], before: Holder | None) -> Holder:
-        """Return what to write into a lock just taken: this run, unless another one's mark is in the way."""
+    def _who(self, address: str, names: Mapping[str, list[str]]) -> tuple[str, tuple[str, ...]]:
+        """Say who holds an address and others of those that are asked for; return also what they are called here."""
+        held = [
+            other
+            for other in sorted(names.keys() - self._held.keys())
+            if other == address or (other > address and self._folder.is_held(other))  # those before it are taken by us
+        ]
+        by_run: dict[str, list[str]] = {}
+        for other in held:
+            holder = self._folder.look(other)
+            sentence = "another run" if holder is None else holder.sentence
+            by_run.setdefault(sentence, []).extend(names[other])
+        said = [f"{_some(called)} held by {sentence}" for sentence, called in by_run.items()]
+        if len(said) > _MOST_BUSY:
+            said[_MOST_BUSY:] = [f"and {len(said) - _MOST_BUSY} more runs hold others"]
+        return "; ".join(said), tuple(name for called in by_run.values() for name in called)
+
+    def _signed(self, lock: LockFile, address: str, names: list[str]) -> _Held:
+        """Return a lock just taken as this run's, unless another one's mark is in the way."""
+        before = lock.read()
         mine = replace(self._holder, place=address, targets=tuple(names), since=datetime.now(UTC))
         if before is None or not self._marks.is_mark(before):
-            return mine
+            return _Held(lock=lock, holder=mine, before=None)
         problem = self._marks.problem(before, names)
         if problem:
             raise RefusedError(problem)
-        return replace(mine, inherited=before.inherited or before.run_id)
+        return _Held(lock=lock, holder=replace(mine, inherited=before.inherited or before.run_id), before=before)
 
-    def _sign(self, taken: Iterable[tuple[LockFile, Holder]]) -> None:
+    def _sign(self, taken: list[_Held]) -> None:
         """Say in every lock who holds it, and return when that is on disk: a mark has to outlive a power cut."""
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  a run that changes nothing needs none
 
-        locks = list(taken)
-        if not locks:
+        if not taken:
             return
-        for lock, holder in locks:
-            lock.write(holder)
-        with ThreadPoolExecutor(min(_SYNCERS, len(locks))) as syncers:  # side by side a disk does many in one go
-            for _ in syncers.map(lambda one: one[0].sync(), locks):
+        for one in taken:
+            one.lock.write(one.holder)
+        with ThreadPoolExecutor(min(_SYNCERS, len(taken))) as syncers:  # side by side a disk does many in one go
+            for _ in syncers.map(lambda one: one.lock.sync(), taken):
                 pass
         self._folder.sync()
 
     def _add_names(self, names: Mapping[str, list[str]]) -> None:
         """Note further names of addresses that are ours already."""
         for address, called in names.items():
-            lock, holder = self._held[address]
-            added = tuple(name for name in called if name not in holder.targets)
+            one = self._held[address]
+            added = tuple(name for name in called if name not in one.holder.targets)
             if added:
-                holder = replace(holder, targets=(*holder.targets, *added))
-                lock.write(holder)
-                lock.sync()
-                self._held[address] = lock, holder
+                holder = replace(one.holder, targets=(*one.holder.targets, *added))
+                one.lock.write(holder)
+                one.lock.sync()
+                self._held[address] = replace(one, holder=holder)
 
 
 def holder_of(claimed: RunRecord, archive: Path) -> Holder:
@@ -235,6 +274,20 @@ def holder_of(claimed: RunRecord, archive: Path) -> Holder:
         since=claimed.started_at,
         place="",
     )
+
+
+def _some(names: list[str]) -> str:
+    """Name targets, the first of them where they are many, with the verb that fits.
+
+    >>> _some(["db1"]), _some([f"host{number * 2}" for number in range(12)])[-21:]
+    ('db1 is', 'host18 and 2 more are')
+    """
+    if len(names) == 1:
+        return f"{names[0]} is"
+    parts = name_ranges(names).split(", ")
+    if len(parts) <= _MOST_NAMED:
+        return f"{', '.join(parts)} are"
+    return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more are"
 
 
 def busy(lock: LockFile, what: str) -> str:

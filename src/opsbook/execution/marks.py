@@ -8,12 +8,14 @@ clear a mark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from opsbook.archive.history import read_run
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import is_run_id, run_folder
-from opsbook.errors import RefusedError
+from opsbook.archive.succession import note_acknowledged, successor
+from opsbook.errors import ArchiveError, RefusedError
 from opsbook.locks.folder import LockFolder
 from opsbook.locks.lock_file import Holder, is_held
 from opsbook.locks.wait import GRACE_S, Wait
@@ -46,10 +48,17 @@ class Marks:
             return ""
         listed, run = list(names), holder.run_id
         verb = "was" if len(listed) == 1 else "were"
-        what_to_do = "; resume it, or"
+        left = f"{name_ranges(listed)} {verb} left in the middle by run {run}"
+        return f"{left}{self._way_out(holder)} --acknowledge {run}"
+
+    def _way_out(self, holder: Holder) -> str:
+        """Say what there is besides acknowledging it."""
         if self._read(holder) is None:
-            what_to_do = f", which cannot be read in {holder.archive} any more;"
-        return f"{name_ranges(listed)} {verb} left in the middle by run {run}{what_to_do} --acknowledge {run}"
+            return f", which cannot be read in {holder.archive} any more;"
+        newer = successor(run_folder(Path(holder.archive), holder.run_id))
+        if newer is None:
+            return "; resume it, or"
+        return f"; run {newer} went on with it and did not settle that;"
 
     def is_mark(self, holder: Holder) -> bool:
         """Whether the run that a free lock names has left that target in the middle."""
@@ -127,6 +136,18 @@ def clear_marks(folder: LockFolder, run_ids: frozenset[str]) -> tuple[str, ...]:
         finally:
             lock.close()
     return tuple(cleared)
+
+
+def acknowledge(folder: LockFolder, run_id: str, archive: Path, *, by: str) -> tuple[str, ...]:
+    """Take back what a run has marked, noted in its folder as far as that can be written; return its targets' names.
+
+    The run is looked for in an archive, and in those its marks name.
+    """
+    places = {archive, *(Path(holder.archive) for _, holder in folder.named() if holder.run_id == run_id)}
+    for place in places if is_run_id(run_id) else ():
+        with suppress(ArchiveError):  # it may be somebody else's, or gone
+            note_acknowledged(run_folder(place, run_id), by)
+    return clear_marks(folder, frozenset({run_id}))
 
 
 def ancestors(archive: Path, run_id: str | None) -> frozenset[str]:

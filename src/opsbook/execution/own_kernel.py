@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -260,9 +261,18 @@ def _leave_out_the_debugger() -> None:
         del sys.modules["debugpy"]
 
 
+def _settle_on_a_temporary_folder() -> None:
+    """Find the place of temporary files by asking: Python tries it with a file, which stays when a kill comes then."""
+    named = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    places = (*named, "/tmp", "/var/tmp")  # noqa: S108  Python's own list
+    usable = (place for place in places if place and os.access(place, os.R_OK | os.W_OK | os.X_OK))
+    tempfile.tempdir = next(map(os.path.abspath, usable), None)
+
+
 def serve(connection_file: str) -> None:
     """Be a kernel until the runner says that it is enough."""
     _leave_out_the_debugger()
+    _settle_on_a_temporary_folder()
     signal.signal(signal.SIGTERM, _leave_it_to_the_runner)
     sys.path.insert(0, "")  # a notebook may import its neighbours, now that they cannot take opsbook's place
     application = Application.instance()

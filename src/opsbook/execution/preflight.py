@@ -4,27 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import Struct
+
 from opsbook.errors import RefusedError, SecretError
 from opsbook.execution.kernel import kernel_command
 from opsbook.execution.request import RunRequest
-from opsbook.model.parameter import Binding
 from opsbook.model.protocol import Prompter
-from opsbook.model.target import JsonValue
-from opsbook.secrets.resolve import resolve
+from opsbook.redaction import PROMPT
+from opsbook.runbook.parameters import prompts_in
+from opsbook.secrets.resolve import Resolver, is_exposed
+
+_COSTLY = ("cmd:", "vault:")
+"""References that cost a process or a question to a server."""
 
 
-def check_request(request: RunRequest, prompter: Prompter | None) -> tuple[str, ...]:
-    """Refuse a run that cannot go through; return the secrets it may use, as far as they can be known beforehand.
+class Checked(Struct, frozen=True, kw_only=True):
+    """What is known of a run's secrets before it starts."""
+
+    values: tuple[str, ...] = ()
+    """What is to be masked from the first byte on."""
+    exposed: tuple[str, ...] = ()
+    """References of files that everybody on this machine can read."""
+
+    def __repr__(self) -> str:
+        """Show no value: a traceback may show this."""
+        return f"Checked(exposed={self.exposed!r})"
+
+
+def check_request(request: RunRequest, prompter: Prompter | None, resolver: Resolver) -> Checked:
+    """Refuse a run that cannot go through; ask for what has to be typed; return what is known of its secrets then.
 
     Raises:
-        RefusedError: a cell has to be confirmed, and there is nobody to ask.
+        RefusedError: a cell has to be confirmed, and there is nobody to ask; or a note blocks it.
         SecretError: a secret or a password is not where its reference says.
         RunbookError: there is no such kernel.
     """
+    _check_notes(request)
     _check_gates(request, prompter)
-    values = (*_check_secrets(request.binding), *_check_passwords(request))
     kernel_command(request.runbook.kernel)
-    return tuple(filter(None, values))
+    needed = [*_secrets(request), *_passwords(request)]
+    values = [_value(one, resolver) for one in sorted(needed, key=lambda one: one.reference.startswith(PROMPT))]
+    for cell in request.runbook.code_cells:
+        resolver.ask_now(*(() if cell.is_skipped else prompts_in(cell.source)))
+    resolver.ask_no_more()
+    exposed = dict.fromkeys(one.reference for one in needed if is_exposed(one.reference))
+    return Checked(values=tuple(filter(None, values)), exposed=tuple(exposed))
+
+
+def _check_notes(request: RunRequest) -> None:
+    """Refuse before anything starts what a note blocks that nobody has acknowledged."""
+    blocking = request.noted.blocking
+    if blocking:
+        flags = " ".join(f"--ack-note {note.id}" for note in blocking)
+        raise RefusedError(f"this run is blocked: {'; '.join(note.sentence for note in blocking)}", f"{flags} insists")
 
 
 def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
@@ -38,31 +70,49 @@ def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
         )
 
 
-def _check_secrets(binding: Binding) -> Iterator[str]:
-    """Refuse before anything starts when a secret is not there."""
+class _Needed(Struct, frozen=True, kw_only=True):
+    """A reference a run may use, and where it stands."""
+
+    reference: str
+    what: str
+    hint: str = "correct the reference, or set what it names"
+    lazily: bool = False
+    """Whether what it costs to ask for it is spent only when it is used: a run may have hundreds and use none."""
+
+
+def _secrets(request: RunRequest) -> Iterator[_Needed]:
+    """List what the notebook is given: the secret parameters and variables."""
+    binding = request.binding
     for name in binding.secrets:
-        yield _check_reference(binding.values.get(name), f"parameter {name!r}", hint=f"give another with -p {name}=…")
+        reference = binding.values.get(name)
+        if isinstance(reference, str):
+            yield _Needed(reference=reference, what=f"parameter {name!r}", hint=f"give another with -p {name}=…")
+    for name, reference in request.env.references.items():
+        yield _Needed(reference=reference, what=f"{name} under [env] secrets")
 
 
-def _check_passwords(request: RunRequest) -> Iterator[str]:
-    """Refuse before anything starts when a password the targets are reached with is not there."""
+def _passwords(request: RunRequest) -> Iterator[_Needed]:
+    """List what the targets are reached with."""
     if request.inventory is None:
         return
-    hint = "correct the reference, or set what it names"
     for name in ("password", "sudo_password"):
-        yield _check_reference(getattr(request.options, name), f"{name} under [ssh]", hint=hint)
-    selected, seen = set(request.selected), set[str | None]()
+        reference = getattr(request.options, name)
+        if reference is not None:
+            yield _Needed(reference=reference, what=f"{name} under [ssh]", lazily=True)
+    selected, seen = set(request.selected), set[str | None]({None})
     for target in (target for target in request.inventory.targets if target.name in selected):
-        for reference in {target.password, target.become.password} - seen:
-            seen.add(reference)
-            yield _check_reference(reference, f"a password of {target.name} in the inventory", hint=hint)
+        for reference in (target.password, target.become.password):
+            if reference is not None and reference not in seen:
+                seen.add(reference)
+                what = f"a password of {target.name} in the inventory"
+                yield _Needed(reference=reference, what=what, lazily=True)
 
 
-def _check_reference(reference: JsonValue, what: str, *, hint: str) -> str:
-    """Return what a reference stands for, or refuse it. A command is not run twice for that: it gives nothing here."""
-    if isinstance(reference, str) and not reference.startswith("cmd:"):
-        try:
-            return resolve(reference)
-        except SecretError as error:
-            raise SecretError(f"{what}: {error}", error.hint or hint) from None
-    return ""
+def _value(needed: _Needed, resolver: Resolver) -> str:
+    """Return what a reference stands for, or refuse it; nothing where that is left for when it is used."""
+    if needed.lazily and needed.reference.startswith(_COSTLY):
+        return ""
+    try:
+        return resolver.resolve_early(needed.reference)
+    except SecretError as error:
+        raise SecretError(f"{needed.what}: {error}", error.hint or needed.hint) from None

@@ -5,16 +5,18 @@ A request becomes the record that is written at the claim. Knows nothing of kern
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from msgspec import Struct
 
 from opsbook.archive.layout import RunFolder
-from opsbook.config import EnvSettings, OutputSettings
+from opsbook.config import EnvSettings, OutputSettings, RedactSettings
 from opsbook.execution.origin import git_state, operator_here, versions
 from opsbook.execution.replay import Replay
 from opsbook.model.message import RunOptions
+from opsbook.model.note import Acknowledgement, Note
 from opsbook.model.parameter import Binding
 from opsbook.model.run import (
     CellRecord,
@@ -27,6 +29,7 @@ from opsbook.model.run import (
     TimeLimits,
 )
 from opsbook.model.target import Inventory
+from opsbook.runbook.lineage import Branching, MemeRule
 from opsbook.runbook.notebook import Runbook
 
 UNCHECKED = "host keys were not checked (--host-keys off)"
@@ -54,6 +57,31 @@ class Resumption(Struct, frozen=True, kw_only=True):
     """What differs from the run before."""
 
 
+class Noted(Struct, frozen=True, kw_only=True):
+    """What people have written about the cells of a run, and what of it somebody has acknowledged."""
+
+    found: tuple[Note, ...] = ()
+    acknowledged: tuple[str, ...] = ()
+    """The ids of the notes that `--ack-note` names."""
+
+    @property
+    def blocking(self) -> tuple[Note, ...]:
+        """The notes that keep a run from starting."""
+        return tuple(note for note in self.found if note.blocks and note.id not in self.acknowledged)
+
+    def overruled(self, by: str) -> tuple[Acknowledgement, ...]:
+        """Return the blocking notes that do not, because somebody has acknowledged them."""
+        held = (note for note in self.found if note.blocks and note.id in self.acknowledged)
+        return tuple(Acknowledgement(note=note.id, by=by, text=note.text) for note in held)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Say them, for the record."""
+        return tuple(
+            f"{note.recorded} (acknowledged with --ack-note)" if note.blocks else note.recorded for note in self.found
+        )
+
+
 class RunRequest(Struct, frozen=True, kw_only=True):
     """Everything that is decided before a run starts."""
 
@@ -74,6 +102,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """Whether a person watches: a first Ctrl-C then lets running commands finish."""
     env: EnvSettings = EnvSettings()
     output: OutputSettings = OutputSettings()
+    redact: RedactSettings = RedactSettings()
     selection: CellSelection = CellSelection()
     """What the runbook's cells were chosen by: those left out are marked in it."""
     limits: TimeLimits = TimeLimits()
@@ -88,6 +117,12 @@ class RunRequest(Struct, frozen=True, kw_only=True):
 
     resumed: Resumption | None = None
     """The run this one goes on with."""
+    exposed: tuple[str, ...] = ()
+    """References of files that everybody on this machine can read."""
+
+    meme: MemeRule = "auto"
+    """Whether the executed copy has MEMEs."""
+    noted: Noted = Noted()
 
     @property
     def limited(self) -> bool:
@@ -113,7 +148,11 @@ class RunRequest(Struct, frozen=True, kw_only=True):
         resumed = (
             () if self.resumed is None else (f"goes on with run {self.resumed.folder.run_id}", *self.resumed.notes)
         )
-        return (*(note for holds, note in notes if holds), *resumed, *self._sealed)
+        return (*(note for holds, note in notes if holds), *resumed, *self._sealed, *self._open, *self.noted.sentences)
+
+    @property
+    def _open(self) -> tuple[str, ...]:
+        return tuple(f"{file}: everybody on this machine can read that file (chmod 600)" for file in self.exposed)
 
     @property
     def _sealed(self) -> tuple[str, ...]:
@@ -152,13 +191,23 @@ def run_shape(request: RunRequest) -> RunShape:
     )
 
 
-def claimed_record(request: RunRequest, run_id: str, started_at: datetime, *, masked: bool) -> RunRecord:
+def _claimed_cells(runbook: Runbook, memes: Mapping[str, str]) -> Iterator[CellRecord]:
+    for cell in runbook.code_cells:
+        facts = {name: getattr(cell, name) for name in ("id", "index", "label", "tags", "changes")}
+        yield CellRecord(**facts, meme=memes.get(cell.id, ""))
+
+
+def claimed_record(
+    request: RunRequest,
+    run_id: str,
+    started_at: datetime,
+    *,
+    masked: bool,
+    branching: Branching | None = None,
+) -> RunRecord:
     """Return the record of a run that is about to start; `masked` where its runbook is kept with secrets masked."""
     runbook = request.runbook
-    cells = tuple(
-        CellRecord(id=cell.id, index=cell.index, label=cell.label, tags=cell.tags, changes=cell.changes)
-        for cell in runbook.code_cells
-    )
+    operator = operator_here(terminal=request.terminal)
     return RunRecord(
         run_id=run_id,
         status=RunState.RUNNING,
@@ -168,13 +217,15 @@ def claimed_record(request: RunRequest, run_id: str, started_at: datetime, *, ma
             sha256=runbook.sha256,
             masked=masked,
             git=None if runbook.in_memory else git_state(runbook.path),
+            meme=branching.notebook if branching is not None else "",
         ),
         parameters=request.binding.values,
         secrets=request.binding.secrets,
         targets=RunTargets(pattern=request.pattern, selected=request.selected, addresses=request.addresses),
-        cells=cells,
+        cells=tuple(_claimed_cells(runbook, branching.cells if branching is not None else {})),
         started_at=started_at,
-        operator=operator_here(terminal=request.terminal),
+        operator=operator,
+        acknowledged=request.noted.overruled(operator.user),
         operator_reason=request.reason,
         notes=(*request.notes, *((MASKED,) if masked else ())),
         checking=request.options.checking,

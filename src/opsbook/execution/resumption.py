@@ -16,7 +16,7 @@ from opsbook.archive.history import ArchivedRun, read_run
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import DEPTH, RunFolder, is_alive, run_folder
 from opsbook.archive.links import inspect_lines
-from opsbook.archive.succession import refuse_resumed
+from opsbook.archive.succession import acknowledged_by, refuse_resumed
 from opsbook.errors import BusyError, RefusedError, RunbookError, UsageError
 from opsbook.execution.replay import Replay
 from opsbook.execution.request import Resumption
@@ -42,13 +42,13 @@ def retrying(runbook: Runbook) -> Replay:
     return Replay(retried=(cell.id for cell in runbook.code_cells if cell.rules.retries))
 
 
-def resumable(run: ArchivedRun) -> RunRecord:
+def resumable(run: ArchivedRun, *, insist: bool) -> RunRecord:
     """Return the record of a run that can be resumed.
 
     Raises:
         UsageError: it cannot: it succeeded, changed nothing that could be gone on with, or is damaged.
         BusyError: it still runs.
-        RefusedError: another run goes on with it already.
+        RefusedError: another run goes on with it already; or somebody acknowledged what it left, and nobody insists.
     """
     run_id, record = run.folder.run_id, run.record
     if record is None:
@@ -67,6 +67,10 @@ def resumable(run: ArchivedRun) -> RunRecord:
         if holds:
             raise UsageError(f"run {run_id} {why}", hint)
     refuse_resumed(run.folder)
+    by = acknowledged_by(run.folder)
+    if by is not None and not insist:
+        why = f"run {by} acknowledged what run {run_id} left in the middle: since then others may change its targets"
+        raise RefusedError(why, f"look at them first; {_INSIST}")
     return record
 
 

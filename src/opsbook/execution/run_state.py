@@ -14,6 +14,7 @@ from opsbook.execution.replay import Replay
 from opsbook.execution.stop import TIMEOUT, Stopper
 from opsbook.model.protocol import Prompter
 from opsbook.model.run import CellState, TimeLimits
+from opsbook.runbook.lineage import Branching
 from opsbook.runbook.notebook import Cell, Runbook
 from opsbook.runbook.tags import INJECTED_TAG, CellRules
 
@@ -35,6 +36,7 @@ class RunInProgress:
         replay: Replay,
         output: OutputSettings,
         limits: TimeLimits,
+        branching: Branching | None,
     ) -> None:
         self.recorder = recorder
         self.kernel = kernel
@@ -49,6 +51,8 @@ class RunInProgress:
         self.injects = injects
         """Whether papermill adds a cell with the parameters' values."""
         self._limits = limits
+        self.branching = branching
+        """The MEMEs the cells of the copy have; None where they are the runbook's own."""
         self._cells = {cell.id: cell for cell in runbook.cells}
         self._parameters = runbook.parameters_cell
         self.kernel_client: Any = None

@@ -8,7 +8,7 @@ claim the record is finished, truthfully, by this process; or, should it be kill
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 
@@ -28,25 +28,36 @@ from opsbook.execution.kernel import OWN, Kernel, start_kernel
 from opsbook.execution.locks import RunLocks
 from opsbook.execution.named_lock import named_lock
 from opsbook.execution.preflight import check_request
-from opsbook.execution.publish import publish, unrecorded
+from opsbook.execution.publish import LastScan, publish, scan_again, unrecorded
 from opsbook.execution.recorder import Recorder
 from opsbook.execution.request import FinishedRun, RunRequest, claimed_record
 from opsbook.execution.resumption import retrying
 from opsbook.execution.run_state import RunInProgress
+from opsbook.execution.signature import copy_signature
 from opsbook.execution.stop import Stopper
 from opsbook.model.event import RunStarted, StopRequested
 from opsbook.model.message import Welcome
 from opsbook.model.outcome import Ending
 from opsbook.model.protocol import Observer, Prompter
 from opsbook.model.run import RunRecord, RunState
+from opsbook.model.target import TargetState
 from opsbook.redaction import Redactor
-from opsbook.runbook.notebook import make_document
+from opsbook.runbook.lineage import Branching, branch_runbook, weave
+from opsbook.runbook.notebook import Document, make_document
 from opsbook.secrets.inline import inline_passwords
-from opsbook.secrets.resolve import resolve
+from opsbook.secrets.resolve import Resolver
 
 
-def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompter | None) -> FinishedRun:
+def run(
+    request: RunRequest,
+    *,
+    observers: Iterable[Observer],
+    prompter: Prompter | None,
+    ask: Callable[[str], str] | None = None,
+) -> FinishedRun:
     """Run a runbook to its end. A runbook that fails is a result; what is raised means that nothing ran.
+
+    `ask` puts a question to the person at the terminal and returns what was typed, unseen; only before anything starts.
 
     Raises:
         RefusedError: a cell has to be confirmed, and there is nobody to ask.
@@ -61,11 +72,14 @@ def run(request: RunRequest, *, observers: Iterable[Observer], prompter: Prompte
         first = identity.first_result()
         if first is not None:
             return first
-        redactor = Redactor()
-        redactor.add(*check_request(request, prompter))  # the runbook itself may hold one, and is kept
+        redactor = Redactor(request.redact.patterns, tokens=request.redact.tokens)
+        resolver = Resolver(ask)
+        checked = check_request(request, prompter, resolver)
+        redactor.add(*checked.values)  # the runbook itself may hold one, and is kept
         stopper = Stopper(patient=request.terminal, limits=request.limits)
         with stopper.listening():  # before the claim: a signal then finds somebody who finishes the record
-            return _claim_and_run(request, identity, stopper, observers, prompter, redactor)
+            request = replace(request, exposed=checked.exposed)
+            return _claim_and_run(request, identity, stopper, observers, prompter, redactor, resolver)
     finally:
         identity.release()
 
@@ -77,6 +91,7 @@ def _claim_and_run(
     observers: Iterable[Observer],
     prompter: Prompter | None,
     redactor: Redactor,
+    resolver: Resolver,
 ) -> FinishedRun:
     started_at = datetime.now(UTC)
     folder = run_folder(request.archive, new_run_id(request.runbook.name, started_at))
@@ -84,7 +99,9 @@ def _claim_and_run(
     known = request.inventory.targets if request.inventory is not None else ()
     redactor.add(*inline_passwords(target for target in known if target.name in given))
     kept = redactor.document(request.runbook.raw)
-    record_now = claimed_record(request, folder.run_id, started_at, masked=kept != request.runbook.raw)
+    branching = branch_runbook(request.runbook, rule=request.meme, signature=copy_signature(folder))
+    masked = kept != request.runbook.raw
+    record_now = claimed_record(request, folder.run_id, started_at, masked=masked, branching=branching)
     claimed: RunRecord = redactor.clean(record_now)  # as JSON can hold it
     asked, watching = None if request.yes else prompter, list(observers)
     with named_lock(request, claimed, bell=stopper.bell, observers=watching) as busy:
@@ -96,7 +113,8 @@ def _claim_and_run(
         try:
             identity.release()
             try:
-                run = _Run(request, files, claimed, stopper, [] if busy else watching, asked, redactor)
+                observing = [] if busy else watching
+                run = _Run(request, files, claimed, stopper, observing, asked, redactor, resolver, branching)
             except ArchiveError as error:
                 files.finish(unrecorded(claimed, error), journal="", copy="", insist=True)
                 raise
@@ -120,12 +138,17 @@ class _Run:
         observers: Iterable[Observer],
         prompter: Prompter | None,
         redactor: Redactor,
+        resolver: Resolver,
+        branching: Branching | None,
     ) -> None:
         self._request = request
+        self._branching = branching
         self._files = files
         self._claimed = claimed
         self._prompter = prompter
-        self._redactor = redactor
+        self._redactor, self._knew = redactor, redactor.known
+        self._scan = LastScan()
+        self._resolver = resolver
         self._recorder = Recorder(
             files.folder, self._redactor, RecordFold(claimed), observers, make_room=files.make_room
         )
@@ -158,12 +181,13 @@ class _Run:
             ending = Ending(internal=str(error))
         except Exception as error:  # noqa: BLE001  the border of a run: whatever breaks, the record is finished
             ending = Ending(internal=f"internal error: {type(error).__name__}: {error}")
-        ended = RunState.UNKNOWN
+        ended, well = RunState.UNKNOWN, frozenset[str]()
         try:
             finished = self._finalise(ending)
-            ended = finished.record.status
+            ended, results = finished.record.status, finished.record.targets.results
+            well = frozenset(name for name, result in results.items() if result.state is TargetState.OK)
         finally:
-            self._locks.end(ended)
+            self._locks.end(ended, well=well)
         return finished
 
     def _announcement(self) -> RunStarted:
@@ -185,7 +209,7 @@ class _Run:
             recorder=self._recorder,
             redactor=self._redactor,
             welcome=self._welcome(),
-            resolve=resolve,
+            resolve=self._resolver.resolve,
             locks=self._locks,
             replay=self._replay,
         )
@@ -215,11 +239,12 @@ class _Run:
             replay=self._replay,
             output=self._request.output,
             limits=self._request.limits,
+            branching=self._branching,
         )
         self._state = state
         lost = ""
         try:
-            document = make_document(self._request.runbook)
+            document = self._document()
             engine.attach(state)
             executed = engine.execute(
                 document,
@@ -237,6 +262,13 @@ class _Run:
             engine.finish(state)
         return lost
 
+    def _document(self) -> Document:
+        """Return the runbook as a document, with the MEMEs of this run's copy."""
+        document = make_document(self._request.runbook)
+        if self._branching is not None:
+            weave(document, self._branching)
+        return document
+
     def _welcome(self) -> Welcome:
         request = self._request
         return Welcome(
@@ -247,6 +279,7 @@ class _Run:
             limited=request.limited,
             parameters=request.binding.values,
             secrets=request.binding.secrets,
+            environment=request.env.references,
             options=request.options,
             replaying=request.resumed is not None,
         )
@@ -255,9 +288,10 @@ class _Run:
         """Judge, and write the last event, the copy and the record, so that all of them say the same."""
         self._recorder.settle()
         self._recorder.fold.close()
+        self._scan = scan_again(self._recorder, self._files, self._redactor, knew=self._knew)
         if self._copy.is_empty:  # nothing ran: the copy shows just that
             with suppress(RunbookError):
-                self._copy.keep_unrun(make_document(self._request.runbook))
+                self._copy.keep_unrun(self._document())
         ending = replace(
             ending,
             signal=self._stopper.signal,
@@ -275,6 +309,7 @@ class _Run:
             record = self._judged(ending)
         return publish(
             record,
+            scan=self._scan,
             judge_again=lambda why: self._judged(replace(ending, archive=why)),
             recorder=self._recorder,
             files=self._files,
@@ -288,5 +323,6 @@ class _Run:
         notes = (*notes, *self._replay.notes(fold.cells))
         record = fold.record(fold.judge(ending), datetime.now(UTC))
         failed = (ending.archive,) if ending.archive and ending.archive not in record.reason else ()
-        cleaned: RunRecord = self._redactor.clean(replace(record, notes=(*notes, *self._files.notes, *failed)))
+        told = self._scan.told(replace(record, notes=(*notes, *self._files.notes, *failed)))
+        cleaned: RunRecord = self._redactor.clean(told)
         return cleaned

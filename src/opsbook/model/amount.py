@@ -16,6 +16,8 @@ from opsbook.errors import UsageError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_LONGEST = 50
+"""Characters a duration may have: what a person wrote is short."""
 
 
 def parse_duration(text: str | float) -> float:
@@ -28,6 +30,8 @@ def parse_duration(text: str | float) -> float:
         seconds = float(text)
     else:
         word = text.strip()
+        if len(word) > _LONGEST:
+            raise UsageError(f"{word[:_LONGEST]!r}... is not a duration above zero", "such as 90s, 10m, 1h30m")
         parts = _PART.findall(word)
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", word):
             seconds = float(word)

@@ -211,6 +211,15 @@ class ReplayBlocked(Struct, frozen=True, kw_only=True, tag="replay_blocked"):
     """Where something was sent before and nobody knows how it ended."""
 
 
+class SecretUsed(Struct, frozen=True, kw_only=True, tag="secret_used"):
+    """A secret's value was handed to the notebook's side. Nothing of the value is told, nor its length."""
+
+    reference: str
+    used_for: str
+    """`notebook`, `--env NAME`, `[env] NAME`, `login` or `sudo`."""
+    cell_id: str | None = None
+
+
 class MetricRecorded(Struct, frozen=True, kw_only=True, tag="metric_recorded"):
     name: str
     value: JsonValue
@@ -247,6 +256,7 @@ Event: TypeAlias = (
     | OnceBegun
     | OnceEnded
     | ReplayBlocked
+    | SecretUsed
     | MetricRecorded
     | StopRequested
     | RunEnded

@@ -151,6 +151,9 @@ class SecretRequest(Struct, frozen=True, kw_only=True, tag="secret_request"):
 
     ticket: int
     reference: str
+    used_for: str = ""
+    """See `SecretUsed.used_for`."""
+    cell_id: str | None = None
 
 
 class Cancelling(Struct, frozen=True, kw_only=True, tag="cancelling"):
@@ -174,6 +177,8 @@ class Welcome(Struct, frozen=True, kw_only=True, tag="welcome"):
     """Whether `-t` was given."""
     parameters: dict[str, JsonValue] = {}
     secrets: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    """Variables of the notebook's that are secrets: their references, by name."""
     options: RunOptions = RunOptions()
     replaying: bool = False
     """Whether the run resumes another one, so that each call has to ask first what is known of it."""
@@ -211,6 +216,10 @@ class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
 class SecretValue(Struct, frozen=True, kw_only=True, tag="secret_value"):
     ticket: int
     value: str
+
+    def __repr__(self) -> str:
+        """Show nothing of the value: a traceback may show this."""
+        return f"SecretValue(ticket={self.ticket})"
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):

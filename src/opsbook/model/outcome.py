@@ -23,6 +23,8 @@ LONGEST_REASON = 500
 
 
 _CLEANUP = {"always", "on-failure"}
+_SPOOL = re.compile(r"(opsbook(?:-\d+)?/|\bspool )[0-9a-f]{16,64}\b")
+"""The name under which one target keeps what a durable command says (SEMANTICS 9)."""
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -234,12 +236,12 @@ def group_ended(results: Iterable[Ended]) -> tuple[ResultGroup, ...]:
     for one in results:
         said = one.stdout.rstrip()
         aside = one.stderr.rstrip() if one.state is TargetState.OK and not said else ""
-        groups.setdefault((one.state, explain(one), said, aside), []).append(one)
+        groups.setdefault((one.state, shared_part(explain(one)), said, aside), []).append(one)
     made = [
         ResultGroup(
             state=state,
             names=tuple(one.target for one in alike),
-            detail=detail,
+            detail=detail if len(alike) > 1 else explain(alike[0]),
             stdout=said,
             stderr=alike[0].stderr.rstrip(),
             stderr_alike=len({one.stderr.rstrip() for one in alike}) == 1,
@@ -261,6 +263,15 @@ def explain(one: Ended) -> str:
     """
     code = f"exit {one.exit_code}" if one.exit_code else ""
     return "   ".join(part for part in (code, telling_line(one.state, one.reason, one.stderr)) if part)
+
+
+def shared_part(reason: str) -> str:
+    """Return what a reason has in common with that of other targets: without the spool that is one target's own.
+
+    >>> shared_part("lost; its output is kept in /root/.local/state/opsbook/0123456789abcdef01234567")
+    'lost; its output is kept in /root/.local/state/opsbook/…'
+    """
+    return _SPOOL.sub(r"\1…", reason)
 
 
 def count_alike(groups: Iterable[ResultGroup]) -> str:
@@ -285,7 +296,8 @@ def telling_line(state: TargetState, reason: str, stderr: str) -> str:
     >>> telling_line(TargetState.FAILED, "", "reading\nE: Could not get lock\n")
     'E: Could not get lock'
     """
-    line = reason
+    word = state.value.replace("_", " ")  # the state stands beside it
+    line = "" if reason == word else reason.removeprefix(f"{word}; ")
     if not reason and state is TargetState.FAILED:
         lines = stderr[-_LAST_WORDS:].rstrip().splitlines()
         line = lines[-1].strip() if lines else ""

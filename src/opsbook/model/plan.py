@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from opsbook.model.note import Note
+
 
 class PlannedCell(Struct, frozen=True, kw_only=True):
     """One `%%on` cell, as far as its line tells before anything runs."""
@@ -35,3 +37,5 @@ class Plan(Struct, frozen=True, kw_only=True):
     cells: tuple[PlannedCell, ...] = ()
     python: tuple[str, ...] = ()
     """The labels of the cells that choose their targets in Python, which only running them tells."""
+    noted: tuple[Note, ...] = ()
+    """What people have written about its cells."""

@@ -53,8 +53,8 @@ class Channel(Protocol):
             RefusedError: a run that is over has left one of them in the middle.
         """
 
-    def reveal(self, reference: str) -> str:
-        """Return the value a secret's reference stands for.
+    def reveal(self, reference: str, *, used_for: str, cell_id: str | None) -> str:
+        """Return the value a secret's reference stands for; what it is used for is recorded (`SecretUsed`).
 
         Raises:
             SecretError: the reference cannot be resolved.

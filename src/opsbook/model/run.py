@@ -6,16 +6,17 @@ The record is public (DESIGN, "Contracts"): a change of meaning needs a new `sch
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 
 from msgspec import Struct
 
+from opsbook.model.note import Acknowledgement
 from opsbook.model.target import JsonValue, TargetState
+from opsbook.model.vocabulary import OpenVocabulary
 
 SCHEMA = 1
 
 
-class CellState(StrEnum):
+class CellState(OpenVocabulary):
     """How far a cell got. Set from evidence only; nothing turns `not_run` into `ok`."""
 
     NOT_RUN = "not_run"
@@ -28,12 +29,8 @@ class CellState(StrEnum):
     SKIPPED = "skipped"
     UNKNOWN = "unknown"
 
-    @classmethod
-    def _missing_(cls, value: object) -> CellState:
-        return cls.UNKNOWN
 
-
-class RunState(StrEnum):
+class RunState(OpenVocabulary):
     """How a run ended, or that it has not."""
 
     RUNNING = "running"
@@ -44,10 +41,6 @@ class RunState(StrEnum):
     INTERRUPTED = "interrupted"
     LOST = "lost"
     UNKNOWN = "unknown"
-
-    @classmethod
-    def _missing_(cls, value: object) -> RunState:
-        return cls.UNKNOWN
 
 
 class CellError(Struct, frozen=True, kw_only=True):
@@ -83,6 +76,8 @@ class CellRecord(Struct, frozen=True, kw_only=True):
     """Outputs the kernel handed over that never arrived."""
     targets: dict[str, TargetState] = {}
     """How its fleet calls ended, by target: the gravest state of those that count."""
+    meme: str = ""
+    """The MEME it has in the executed copy; empty where the copy has none of ours."""
 
 
 class TargetOutcome(Struct, frozen=True, kw_only=True):
@@ -124,6 +119,8 @@ class RunbookRef(Struct, frozen=True, kw_only=True):
     masked: bool = False
     """Whether a secret was masked in the bytes that are kept with the run: they are not those that ran."""
     git: GitState | None = None
+    meme: str = ""
+    """The notebook's MEME in the executed copy."""
 
 
 class Operator(Struct, frozen=True, kw_only=True):
@@ -185,6 +182,34 @@ class RunShape(Struct, frozen=True, kw_only=True):
     """The name of the lock that is held for the whole run (`--lock`)."""
 
 
+class SecretUse(Struct, frozen=True, kw_only=True):
+    """One secret a run has used for one thing in one cell. Says nothing of its value, nor of its length."""
+
+    reference: str
+    used_for: str
+    """`notebook`, `--env NAME`, `[env] NAME`, `login` or `sudo`."""
+    cell_id: str | None = None
+    first_at: datetime
+    times: int = 1
+
+
+class Incident(Struct, frozen=True, kw_only=True):
+    """A secret that had been written in clear, because it was not known yet, and was masked before the run was over."""
+
+    secret: str
+    """What it is called: its reference."""
+    file: str
+    """The file in the run's folder."""
+    line: int
+    """The first line it stood in, from 1; 0 where the file has no lines to name."""
+
+    @property
+    def sentence(self) -> str:
+        """Say it for a reader of the record."""
+        where = f"{self.file} (line {self.line})" if self.line else self.file
+        return f"{self.secret} was written to {where} before it was known to be a secret; it is masked there now"
+
+
 class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
     """`run.json`: written at the claim as running, replaced as a whole when the run has ended."""
 
@@ -196,6 +221,9 @@ class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "sc
     runbook: RunbookRef
     parameters: dict[str, JsonValue] = {}
     secrets: tuple[str, ...] = ()
+    """The names of the secret parameters."""
+    secret_uses: tuple[SecretUse, ...] = ()
+    """Which secrets were handed out, and for what."""
     targets: RunTargets = RunTargets()
     cells: tuple[CellRecord, ...] = ()
     selection: CellSelection = CellSelection()
@@ -205,6 +233,9 @@ class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "sc
     metrics: dict[str, JsonValue] = {}
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+    acknowledged: tuple[Acknowledgement, ...] = ()
+    """The blocking notes it was started in spite of (`--ack-note`)."""
+    incidents: tuple[Incident, ...] = ()
     started_at: datetime
     ended_at: datetime | None = None
     duration_s: float | None = None

@@ -6,19 +6,27 @@ Reading an inventory or a pattern is the inventory room's work; reaching a targe
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from opsbook.model.vocabulary import OpenVocabulary
 from opsbook.redaction import MASK
 
 JsonValue: TypeAlias = Any
 """A value JSON can carry: None, bool, int, float, str, or lists and string-keyed mappings of these."""
+MAX_INT_BITS = 4096
+"""Python refuses to print much larger numbers, so a record could not hold them."""
+MAX_NESTED = 100
+"""How deep a value may nest: what writes and reads it goes as deep."""
 
 
-def unstorable(value: JsonValue) -> str:
-    """Say why JSON cannot carry a value unchanged: NaN, an infinity, text that is not Unicode; empty when it can."""
+def unstorable(value: JsonValue, *, depth: int = 0) -> str:
+    """Say why JSON cannot carry a value unchanged: NaN, text that is not Unicode, no end of it; empty when it can."""
+    if depth > MAX_NESTED:
+        return f"the value is nested more than {MAX_NESTED} deep"
+    if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        return "the number is too large to be recorded"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not a number that can be recorded"
     if isinstance(value, str):
@@ -27,10 +35,10 @@ def unstorable(value: JsonValue) -> str:
         except UnicodeEncodeError:
             return "the text is not valid Unicode"
     parts = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return next(filter(None, map(unstorable, parts)), "")
+    return next(filter(None, (unstorable(part, depth=depth + 1) for part in parts)), "")
 
 
-class TargetState(StrEnum):
+class TargetState(OpenVocabulary):
     """How a command ended on one target. Set from evidence only."""
 
     OK = "ok"
@@ -46,10 +54,6 @@ class TargetState(StrEnum):
     NOT_RUN = "not_run"
     UNKNOWN = "unknown"
     """Read from a newer opsbook's file; never set by this one."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> TargetState:
-        return cls.UNKNOWN
 
     @property
     def is_failure(self) -> bool:

@@ -6,6 +6,7 @@ command; it still is the same text, because what could have acted is spelled out
 
 from __future__ import annotations
 
+import json
 import re
 
 _COLOUR = re.compile(r"(?:\x1b\[|\x9b)[0-9;:]*m")
@@ -18,6 +19,8 @@ _ACTING = re.compile(
     "\ud800-\udfff"  # no encoding carries half a character
     "]"
 )
+_UNSEEN_IN_JSON = re.compile(f"(?![\\x00-\\x1f]){_ACTING.pattern}")
+"""What acts though JSON may carry it as it is; what it may not it has spelled out itself."""
 LONGEST = 2000
 """Characters of a line that are ever looked at where only the last lines count."""
 _CI_COMMAND = re.compile(r"##(?=\[|vso\[|teamcity\[)")
@@ -66,6 +69,16 @@ def ci_safe(line: str) -> str:
     if body.startswith("::"):
         line = f"{line[: len(line) - len(body)]}: {body[1:]}"
     return _CI_COMMAND.sub("# #", line)
+
+
+def plain_json(document: bytes) -> bytes:
+    r"""Return a JSON document, the same one, in which no character acts and no CI system finds a command.
+
+    >>> plain_json('{"said":"\u202e##[group]"}'.encode()).decode()
+    '{"said":"\\u202e\\u0023#[group]"}'
+    """
+    text = _CI_COMMAND.sub(r"\\u0023#", document.decode())
+    return _UNSEEN_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text).encode()
 
 
 def _spell(match: re.Match[str]) -> str:

@@ -10,12 +10,17 @@ from typing import Any
 import msgspec
 
 from opsbook.model.event import TargetEnded
+from opsbook.model.note import Note
 from opsbook.model.run import RunRecord
 
 
-def record_document(record: RunRecord, *, copy: Path | None) -> bytes:
-    """Return a run as one JSON document in one line: the record, and `copy`, the path of its executed notebook."""
-    return msgspec.json.encode(_with_copy(record, copy)) + b"\n"
+def record_document(record: RunRecord, *, copy: Path | None, noted: Sequence[Note] = ()) -> bytes:
+    """Return a run as one JSON document in one line: the record, and `copy`, the path of its executed notebook.
+
+    Where there are notes that concern it today, they are `noted`.
+    """
+    rows = {"noted": msgspec.to_builtins(noted)} if noted else {}
+    return msgspec.json.encode({**_with_copy(record, copy), **rows}) + b"\n"
 
 
 def answers_document(record: RunRecord, answers: Mapping[str, TargetEnded], *, copy: Path | None) -> bytes:

@@ -1,37 +1,40 @@
-"""Which locks are held and which targets were left in the middle: a table and a JSON document."""
+"""Which locks are held and which targets were left in the middle: as lines and as a JSON document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import msgspec
+from rich.text import Text
 
 from opsbook.model.lock import LockState, Standing
 from opsbook.model.visible import one_line
-from opsbook.report.layout import Piece, show, table, width_of
+from opsbook.report.layout import Piece, flow, measure, row, show, width_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _STYLES = {LockState.HELD: "", LockState.LEFT: "yellow"}
+_INDENT = 6
 
 
 def print_locks(standings: Sequence[Standing], console: Console) -> None:
-    """Print one row for each lock."""
-    rows: list[list[Piece]] = [
-        [
-            (one.state.value, _STYLES[one.state]),
-            (one_line(", ".join(one.targets)) or "--lock", ""),
-            (one_line(one.place), ""),
-            (one_line(one.run_id), ""),
-            (one_line(f"{one.user}@{one.host}"), ""),
-            (f"{one.since.astimezone(UTC):%F %T}Z", ""),
+    """Print each run, whose it is and since when it has its locks, and under it what they are of."""
+    width = width_of(console)
+    for number, ((state, run_id), locks) in enumerate(groupby(standings, key=lambda one: (one.state, one.run_id))):
+        held = list(locks)
+        since = min(one.since for one in held).astimezone(UTC)
+        who = f"{held[0].user}@{held[0].host}"
+        head = flow(map(one_line, (state.value, run_id, who, f"since {since:%F %T}Z")), between="  ", width=width)
+        rows: list[list[Piece]] = [
+            [(one_line(", ".join(one.targets)) or "--lock", ""), (one_line(one.place), "")] for one in held
         ]
-        for one in standings
-    ]
-    show(console, table(["STATE", "TARGET", "ADDRESS OR NAME", "RUN", "WHO", "SINCE"], rows, width=width_of(console)))
+        widths = measure([[text for text, _ in cells] for cells in rows], width=width - _INDENT)
+        show(console, [Text()] * (number > 0) + [Text(line, _STYLES[state]) for line in head])
+        show(console, [line for cells in rows for line in row(cells, widths, indent=_INDENT)])
 
 
 def locks_document(standings: Sequence[Standing]) -> bytes:

@@ -62,6 +62,8 @@ class Phase(Struct, frozen=True, kw_only=True):
     """The sum over its cells; None when none of them ran."""
     targets: tuple[TargetState, ...] = ()
     """How the targets ended in the last of its cells that did not go well for all of them."""
+    did_nothing: bool = False
+    """Whether it went well because every target its cells asked for was left out."""
     note: str = ""
     """What else there is to say: how many cells and attempts, or what became of the targets."""
 
@@ -101,11 +103,13 @@ def _phase(label: str, cells: Sequence[CellRecord]) -> Phase:
     part = f"{alike} of " if state is CellState.NOT_RUN and alike < len(cells) else ""
     notes = (f"{part}{len(cells)} cells" if len(cells) > 1 else "", f"{attempts} attempts" if attempts > 1 else "")
     times = [cell.duration_s for cell in cells if cell.duration_s is not None]
+    asked = {target for cell in cells for target in cell.targets.values()}
     return Phase(
         label=label,
         state=state,
         cell_ids=tuple(cell.id for cell in cells),
         duration_s=sum(times) if times else None,
         targets=next((tuple(cell.targets.values()) for cell in reversed(cells) if _troubled(cell)), ()),
+        did_nothing=state is CellState.OK and asked == {TargetState.SKIPPED},
         note=" · ".join(filter(None, notes)),
     )

@@ -47,6 +47,8 @@ class EndedTarget(Struct, frozen=True, kw_only=True):
     state: TargetState
     line: str = ""
     """The one line that says why."""
+    replayed: bool = False
+    """Whether it was answered from before, and nothing was sent."""
 
 
 class Call:
@@ -184,7 +186,7 @@ class Progress:
         if isinstance(event, TargetEnded):
             call.running.pop(event.target, None)
             line = telling_line(event.state, event.reason, event.stderr)[:_LONGEST_LINE]
-            ended = EndedTarget(state=event.state, line=line)
+            ended = EndedTarget(state=event.state, line=line, replayed=event.replayed)
             call.ended[event.target] = ended
             if event.state.is_failure and event.counted:
                 self.failed.pop(event.target, None)
@@ -197,7 +199,12 @@ class Progress:
 
 
 def count_targets(calls: list[Call], *, ahead: int = 0) -> str:
-    """Say where the targets of these calls, and those `ahead`, are: `14 ok · 1 failed · 3 running · 6 waiting`."""
-    states = (target.state for call in calls for target in call.ended.values())
+    """Say where the targets of these calls, and those `ahead`, are: `14 ok · 1 failed · 3 running · 6 waiting`.
+
+    Where some were answered from before it says how many.
+    """
+    ended = [target for call in calls for target in call.ended.values()]
     running, waiting = sum(len(call.running) for call in calls), ahead + sum(call.waiting for call in calls)
-    return count_states(states, running=running, waiting=waiting)
+    counts = count_states((target.state for target in ended), running=running, waiting=waiting)
+    answered = sum(target.replayed for target in ended)
+    return f"{counts} ({answered} from before)" if answered else counts

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from opsbook.model.outcome import count_states, group_results
+from opsbook.model.outcome import count_states, group_results, shared_part
 from opsbook.model.run import CellRecord, CellState, RunRecord, RunState, TargetOutcome
 from opsbook.model.target import JsonValue, TargetState
 from opsbook.report.duration import format_duration, format_stamp
@@ -100,14 +100,19 @@ def group_targets(results: Mapping[str, TargetOutcome]) -> tuple[TargetGroup, ..
     well = [name for name, result in results.items() if result.state is TargetState.OK]
     left_out = set(well) if len(well) > MOST_NAMED else set()
     rows = [
-        (name, result.state, "" if result.state is TargetState.OK else f"{result.exit_code} {result.reason}")
+        (
+            name,
+            result.state,
+            "" if result.state is TargetState.OK else shared_part(f"{result.exit_code} {result.reason}"),
+        )
         for name, result in results.items()
         if name not in left_out
     ]
     groups = []
     for group in group_results(rows):
         alike = results[group.names[0]] if group.state is not TargetState.OK else TargetOutcome()
-        groups.append(TargetGroup(state=group.state, names=group.names, exit_code=alike.exit_code, reason=alike.reason))
+        reason = shared_part(alike.reason) if len(group.names) > 1 else alike.reason
+        groups.append(TargetGroup(state=group.state, names=group.names, exit_code=alike.exit_code, reason=reason))
     return tuple(groups)
 
 
@@ -157,7 +162,10 @@ def _headline(record: RunRecord) -> str:
 
 def _with_targets(phase: Phase) -> Phase:
     """Add what became of the targets where that explains the phase."""
-    return msgspec.structs.replace(phase, note=count_states(phase.targets)) if phase.targets else phase
+    if not phase.targets:
+        return phase
+    nothing = "nothing was done: " if phase.did_nothing else ""
+    return msgspec.structs.replace(phase, note=f"{nothing}{count_states(phase.targets)}")
 
 
 def _error(cells: tuple[CellRecord, ...]) -> ErrorExcerpt | None:

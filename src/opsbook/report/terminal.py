@@ -157,7 +157,7 @@ def _summary_lines(summary: Summary, *, width: int, then: tuple[str, str]) -> li
 def _phase_lines(summary: Summary, *, width: int) -> list[Text]:
     rows: list[list[Piece]] = []
     for phase in summary.phases:
-        mark, style = CELL_MARKS[phase.state]
+        mark, style = CELL_MARKS[CellState.SKIPPED if phase.did_nothing else phase.state]
         took = format_duration(phase.duration_s) if phase.duration_s is not None else ""
         note = " · ".join(filter(None, [_state_word(phase), phase.note]))
         rows.append([(mark, style), (one_line(phase.label), _label_style(phase.state)), (took, ""), (note, "")])
