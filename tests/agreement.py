@@ -15,6 +15,7 @@ import nbformat
 from support import Desk, JsonObject, Ran, Run
 
 from opsbook.archive.history import read_run
+from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import RunFolder
 from opsbook.report.document import record_document
 
@@ -24,12 +25,21 @@ MARKS = {"ok": "completed", "not_run": "pending", "skipped": "skipped"}
 
 def check_agreement(desk: Desk, ran: Ran, *, status: str, code: int) -> JsonObject:
     """Return the record of the only run, after all that is told of it was found to agree."""
-    run = desk.run()
+    assert ran.code == code, ran.err
+    record = check_run(desk.run(), status=status, code=code)
+    assert status.replace("_", " ") in ran.out, ran.out
+    assert bool(code) or not record["reason"]
+    return record
+
+
+def check_run(run: Run, *, status: str, code: int) -> JsonObject:
+    """Return a run's record, after journal, executed copy and what the archive reads of it were found to agree."""
     record = run.record
-    assert (ran.code, record["exit_code"], record["status"]) == (code, code, status), ran.err
+    assert (record["exit_code"], record["status"]) == (code, status)
     assert record["ended_at"] is not None
     (ended,) = run.events("run_ended")
     assert (ended["status"], ended["exit_code"], ended["reason"]) == (status, code, record["reason"])
+    assert len(list(read_journal(run.folder / "events.jsonl"))) == len(run.journal)
     _check_copy(run, record)
     told = {event["cell_id"]: event["state"] for event in run.events("cell_ended")}
     assert {cell: told.get(cell, "not_run") for cell in run.states} == run.states
@@ -37,9 +47,6 @@ def check_agreement(desk: Desk, ran: Ran, *, status: str, code: int) -> JsonObje
     assert read is not None
     shown = json.loads(record_document(read, copy=None))
     assert {**shown, "copy": ""} == {**record, "copy": ""}
-    words = status.replace("_", " ")
-    assert words in ran.out, ran.out
-    assert bool(code) or not record["reason"]
     return record
 
 
@@ -58,6 +65,7 @@ def _check_copy(run: Run, record: JsonObject) -> None:
     nbformat.validate(run.notebook)
     kept = run.notebook["metadata"]["opsbook"]
     assert (kept["status"], kept["exit_code"]) == (record["status"], record["exit_code"])
+    assert kept["run_id"] == run.folder.name
     cells = {cell["id"]: cell for cell in run.notebook["cells"] if cell["cell_type"] == "code"}
     marks = {cell_id: cell["metadata"].get("papermill", {}).get("status", "pending") for cell_id, cell in cells.items()}
     assert {cell_id: MARKS.get(state, "failed") for cell_id, state in run.states.items()} == marks

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can share `support`
-from support import Desk, processes_with
+from canary import Watch
+from support import DESKS, Desk, processes_with
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     # whoever starts the tests in the background may have them ignored, and every command in them would inherit that
@@ -133,6 +134,36 @@ def asleep() -> Iterator[str]:
     yield number
     for pid in processes_with(f"sleep {number}"):
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[os.stat_result]:
+    """The real fsync, and what each file or folder was when it was synced, in order."""
+    seen: list[os.stat_result] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        seen.append(os.fstat(descriptor))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def watch() -> Iterator[Watch]:
+    """Looks for the canary after each test with a desk of its own, and through all desks at the end."""
+    made = Watch()
+    yield made
+    assert made.leaks(DESKS) == []
+
+
+@pytest.fixture(autouse=True)
+def no_leak(watch: Watch) -> Iterator[None]:
+    """The secret every desk has is in no file but its own, and no process of opsbook's had it from its start."""
+    before = len(DESKS)
+    yield
+    assert watch.leaks(DESKS[before:]) == []
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,12 @@ from typing import Any, TypeVar
 
 from conftest import Sshd, _await_port, find_sshd, free_port
 
+from opsbook.model.event import TargetOutput
+
+KEEPALIVE_S = 0.5
+ROOM_S = 12.0
+"""What a loaded machine may add to any deadline."""
+GARBAGE = b"HTTP/1.1 400 Bad Request\r\nServer: not-ssh\r\n\r\n" * 50
 _T = TypeVar("_T")
 _PIECE = 64 * 1024
 _AT_ONCE = struct.pack("ii", 1, 0)
@@ -330,3 +336,13 @@ def another_sshd(sshd: Sshd, folder: Path, *lines: str) -> Iterator[int]:
         finally:
             server.terminate()
             server.wait(10)
+
+
+def here(act: Callable[[], None]) -> Callable[[TargetOutput], None]:
+    """What to do at the moment a target says `here`."""
+
+    def listen(output: TargetOutput) -> None:
+        if "here" in output.text:
+            act()
+
+    return listen

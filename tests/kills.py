@@ -297,7 +297,7 @@ class Trial:
     def check_swept(self) -> None:
         """I5, I7: the run went through without help, and nothing is left of those before it."""
         assert (self.ran.code, self.truth) == (0, "succeeded"), self
-        assert not list(self.desk.runtime.iterdir()), self
+        assert not list(self.desk.runtime.iterdir()), ([*self.desk.runtime.rglob("*")], self)
         assert not leftovers(self.desk.archive), self
 
 

@@ -26,7 +26,12 @@ HERE = Path(__file__).resolve().parent.parent
 COPIED = ("src", "tests", "runbooks", "pyproject.toml", "README.md", "docs", "Makefile")
 LIMIT_S = 900.0
 LANES = 2
+SYNCED = """            if durable:
+                os.fsync(self._descriptor)
+"""
+"""What puts the journal on disk."""
 ARCHIVE, RECORDER = "tests/test_archive.py", "tests/test_recorder.py"
+FOLD, HISTORY, JOURNAL = (f"tests/test_archive_{part}.py" for part in ("fold", "history", "journal"))
 SAYS = "tests/test_kill.py::test_what_a_run_says_is_on_disk_when_it_says_it"
 CUT = "tests/test_kill.py::test_a_power_cut_at_any_moment_takes_nothing_that_was_promised"
 KILLED = "tests/test_kill.py::test_a_run_killed_at_any_write_leaves_the_truth"
@@ -36,6 +41,7 @@ STALLED = "tests/test_kill.py::test_while_an_intent_is_on_its_way_to_the_disk_it
 GUARDED = "tests/test_kernels.py::test_a_killed_runner_leaves_no_kernel_no_child_of_it_and_no_folder"
 DETACHED = "tests/test_isolation.py::test_nothing_a_notebook_started_outlives_its_run_however_it_detached"
 STOPPED = "tests/test_cli_run.py::test_a_cell_that_raises_stops_the_rest_but_not_what_always_runs"
+SETTLED = "tests/test_locks.py::test_a_run_that_resumed_another_clears_the_marks_it_settled_and_no_others"
 GRANTED = "tests/test_promises.py::test_an_intent_is_granted_by_the_runners_answer_and_by_nothing_less"
 
 
@@ -54,18 +60,14 @@ MUTATIONS = (
     Mutation(
         name="fsync of the journal",
         file="archive/journal.py",
-        old="""            if durable:
-                os.fsync(self._descriptor)
-""",
+        old=SYNCED,
         new="",
         tests=(SAYS, CUT, RECORDER),
     ),
     Mutation(
         name="a failed fsync of the journal counts",
         file="archive/journal.py",
-        old="""            if durable:
-                os.fsync(self._descriptor)
-""",
+        old=SYNCED,
         new="""            if durable:
                 try:
                     os.fsync(self._descriptor)
@@ -124,14 +126,14 @@ MUTATIONS = (
         file="archive/history.py",
         old="status=RunState.INTERRUPTED",
         new="status=RunState.RUNNING",
-        tests=(KILLED, ARCHIVE),
+        tests=(KILLED, HISTORY),
     ),
     Mutation(
         name="nothing makes not_run ok, in the record",
         file="archive/fold.py",
         old="            cells=self.cells,\n",
         new="            cells=tuple(replace(one, state=CellState.OK) for one in self.cells),\n",
-        tests=(STOPPED, ARCHIVE),
+        tests=(STOPPED, FOLD),
     ),
     Mutation(
         name="nothing makes not_run ok, in the copy",
@@ -163,14 +165,14 @@ MUTATIONS = (
         file="archive/journal.py",
         old="if body == line or not isinstance",
         new="if not isinstance",
-        tests=(ARCHIVE,),
+        tests=(JOURNAL,),
     ),
     Mutation(
         name="the chain within the journal",
         file="archive/journal.py",
         old=' or raw.get("prev") != prev',
         new="",
-        tests=(ARCHIVE,),
+        tests=(JOURNAL,),
     ),
     Mutation(
         name="the chain of heads",
@@ -192,6 +194,22 @@ MUTATIONS = (
         old="                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         new="                pass\n",
         tests=("tests/test_locks.py",),
+    ),
+    Mutation(
+        name="what no resume has settled stays marked",
+        file="execution/locks.py",
+        old="status in ORDERLY and not changed and well.isdisjoint(names)",
+        new="False",
+        tests=(SETTLED,),
+    ),
+    Mutation(
+        name="no record claims what the journal lacks",
+        file="archive/fold.py",
+        old="""        if not isinstance(event, e.TargetEnded) or (event.call, event.target) not in self._sent:
+            return event
+""",
+        new="        return event\n",
+        tests=("tests/test_recorder_truth.py",),
     ),
     Mutation(
         name="one claim of a --run-id at a time",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -11,14 +12,23 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import canary
+from forks import Forks
+
 JsonObject = dict[str, Any]
+DESKS: list[Path] = []
+"""The folders of all desks of this process: the canary is looked for in them."""
 NOTICE = """
 import os, sys
+line = " ".join(sys.orig_argv)
 with open({log!r}, "a", errors="surrogateescape") as log:
-    log.write(" ".join(sys.orig_argv) + "\\n")
+    log.write(line + "\\n")
+if {canary!r} in line + (str(os.environ) if "-m opsbook" in line or "ipykernel" in line else ""):
+    open({leaked!r}, "a").write(line + "\\n")
 """
 """What every Python process of a desk says about itself when it starts: how a kernel that should not be is seen."""
 
@@ -68,6 +78,14 @@ def wait_for(holds: Callable[[], Any], *, seconds: float = 10, what: str = "") -
         assert time.monotonic() < deadline, f"{what or holds} did not come to hold within {seconds} s"
         time.sleep(0.05)
     return value
+
+
+@cache
+def forks() -> Forks:
+    """Return the one process of this one that forks for its commands."""
+    made = Forks()
+    atexit.register(made.close)
+    return made
 
 
 def processes_with(text: str) -> list[int]:
@@ -164,7 +182,11 @@ class Desk:
     def __post_init__(self) -> None:
         for name in ("home", "site"):
             (self.folder / name).mkdir(exist_ok=True)
-        (self.folder / "site/sitecustomize.py").write_text(NOTICE.format(log=str(self.folder / "processes")))
+        log, leaked = self.folder / "processes", self.folder / canary.LEAKED
+        notice = NOTICE.format(log=str(log), leaked=str(leaked), canary=canary.VARIABLE)
+        (self.folder / "site/sitecustomize.py").write_text(notice)
+        canary.plant(self.folder)
+        DESKS.append(self.folder)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,6 +195,8 @@ class Desk:
 
     def write(self, name: str, data: str | bytes) -> Path:
         path = self.folder / name
+        if name == "opsbook.toml" and isinstance(data, str):
+            data = canary.settings(data, self.folder)
         path.write_bytes(data.encode() if isinstance(data, str) else data)
         return path
 
@@ -190,9 +214,14 @@ class Desk:
             **{**streams, **options},
         )
 
-    def opsbook(self, *args: str | Path, seconds: float = 60, **options: Any) -> Ran:
+    def opsbook(
+        self, *args: str | Path, env: Mapping[str, str] | None = None, seconds: float = 60, **options: Any
+    ) -> Ran:
         """Run the command to its end."""
-        return finish(self.start(*args, **options), seconds=seconds)
+        words, environment = list(map(str, args)), self.environment if env is None else env
+        if options or not Forks.can(words, environment):
+            return finish(self.start(*args, env=environment, **options), seconds=seconds)
+        return _ended(*forks().run(words, cwd=self.folder, env=environment, seconds=seconds))
 
     def python_processes(self) -> list[str]:
         """The argument lines of every Python process that was started here."""
@@ -226,4 +255,9 @@ def finish(process: subprocess.Popen[str], *, seconds: float = 60) -> Ran:
         process.kill()
         process.communicate()
         raise
-    return Ran(code=process.returncode, out=out or "", err=err or "")
+    return _ended(process.returncode, out or "", err or "")
+
+
+def _ended(code: int, out: str, err: str) -> Ran:
+    assert not canary.lies_in(f"{out}{err}".encode()), "the canary was printed"
+    return Ran(code=code, out=out, err=err)

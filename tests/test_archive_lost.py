@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from archived import RUN_ID, make_record
 from support import Desk, code
-from test_archive import RUN_ID, make_record
 
 from opsbook.archive.chain import CHAIN
 from opsbook.archive.claimed import ClaimedRun

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from archived import make_record, python, said
 from support import Desk, code
-from test_archive import make_record, python, said
 
 from opsbook.archive import chain as chaining
 from opsbook.archive.chain import CHAIN, ChainKind, ChainLine, Heads, append_line, read_chain, was_claimed

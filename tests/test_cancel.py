@@ -206,7 +206,7 @@ def test_a_hard_stop_ends_what_runs_as_a_user_and_under_sudo(account, asleep, tm
         account.target("sudo", "127.0.10.3", become=Become(always=True, password="test:sudo")),
     )
     made = Rig(targets, tmp_path / "marks", known_hosts=(str(account.folder / "known_hosts"),))
-    made.journal.reveal = lambda _: PASSWORD  # type: ignore[method-assign]
+    made.journal.reveal = lambda _, **__: PASSWORD  # type: ignore[method-assign]
     made.folder.chmod(0o777)
     tmp_path.chmod(0o755)
     text = (

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import Sshd
-from support import LOAD, Desk, JsonObject, Ran, code, notebook_text, parameters
+from refusals import check_refused
+from support import LOAD, Desk, JsonObject, code, notebook_text, parameters
 
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")
-TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-"""Makes the terminal on stdin the process's own, so that Ctrl-C is a signal, and becomes the command."""
+
 TYPED = parameters('stack: Literal["dev", "prod"]  # Which\nn: int = 3\nname: str = ""\n')
 HELLO = code("print('hello')")
 ON = code("%%on web\ntrue")
@@ -27,22 +21,6 @@ ON = code("%%on web\ntrue")
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
-
-
-def check_refused(desk: Desk, ran: Ran, *words: str, exit_code: int = 2) -> None:
-    """Two or three lines that say what and what to do; nothing started, nothing left behind."""
-    lines = ran.err.splitlines()
-    assert ran.code == exit_code, ran
-    assert ran.out == ""
-    assert "Traceback" not in ran.err
-    assert 2 <= len(lines) <= 3, ran.err
-    assert lines[0].startswith("error: ")
-    assert lines[1].startswith("hint: ")
-    for word in words:
-        assert word in ran.err
-    assert desk.kernels() == []
-    assert len(desk.python_processes()) == 1
-    assert desk.runs() == []
 
 
 def test_what_starts_a_kernel_is_seen_by_these_tests(desk):
@@ -344,91 +322,6 @@ def test_debug_shows_where_an_error_comes_from(desk):
     assert ran.code == 2
     assert "Traceback" in ran.err
     assert "error: no such runbook" in ran.err
-
-
-def gated(desk: Desk) -> Path:
-    return desk.notebook(
-        code("print('before')", cell_id="before"),
-        code("print('announced')", "confirm", cell_id="gate"),
-        code("open('after', 'w').close()", cell_id="after"),
-    )
-
-
-def test_a_gate_without_a_terminal_is_refused_before_anything_starts(desk):
-    check_refused(desk, desk.opsbook("run", gated(desk)), "confirm", "--yes", exit_code=3)
-    assert not (desk.folder / "after").exists()
-
-
-def test_a_gate_is_open_when_yes_was_said_beforehand(desk):
-    ran = desk.opsbook("run", gated(desk), "--yes")
-    assert ran.code == 0, ran
-    (answer,) = desk.run().events("gate_answered")
-    assert (answer["cell_id"], answer["granted"], answer["by"]) == ("gate", True, "--yes")
-    assert (desk.folder / "after").exists()
-
-
-def on_a_terminal(desk: Desk, *args: str, answer: bytes, signal_number: int = 0) -> tuple[int, str]:
-    """Run on a terminal of its own, answer its question, and return the exit code and what was shown."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", TERMINAL, sys.executable, "-m", "opsbook", *args]
-    environment = {**desk.environment, "TERM": "xterm"}
-    process = subprocess.Popen(
-        command, cwd=desk.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    os.close(theirs)
-    shown, deadline, answered = b"", time.monotonic() + 20, False
-    try:
-        while time.monotonic() < deadline:
-            if not select.select([ours], [], [], 0.2)[0]:
-                continue
-            try:
-                shown += os.read(ours, 65536)
-            except OSError:
-                break  # the last process at the terminal has gone
-            if b"[y/N]" in shown and not answered:
-                if signal_number:
-                    process.send_signal(signal_number)
-                os.write(ours, answer)
-                answered = True
-        return process.wait(5), shown.decode(errors="replace")
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-
-
-@pytest.mark.parametrize(("answer", "number"), [(b"\x03", 0), (b"", signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"])
-def test_a_stop_at_the_question_of_a_gate_ends_the_run(desk, answer, number):
-    gated(desk)
-    exit_code, shown = on_a_terminal(desk, "run", "book.ipynb", answer=answer, signal_number=number)
-    assert exit_code == 128 + (number or signal.SIGINT), shown
-    run = desk.run()
-    assert run.record["status"] == "interrupted"
-    assert run.states == {"before": "ok", "gate": "not_run", "after": "not_run"}
-    assert not (desk.folder / "after").exists()
-
-
-def test_a_gate_on_a_terminal_asks_and_a_yes_goes_on(desk):
-    gated(desk)
-    exit_code, shown = on_a_terminal(desk, "run", "book.ipynb", answer=b"y\n")
-    assert exit_code == 0, shown
-    assert "[y/N]" in shown
-    (answer,) = desk.run().events("gate_answered")
-    assert (answer["granted"], answer["by"]) == (True, "terminal")
-    assert (desk.folder / "after").exists()
-
-
-@pytest.mark.parametrize("answer", [b"n\n", b"\n", b"\x04"], ids=["no", "nothing", "end of input"])
-def test_a_gate_on_a_terminal_asks_and_anything_else_refuses(desk, answer):
-    gated(desk)
-    exit_code, shown = on_a_terminal(desk, "run", "book.ipynb", answer=answer)
-    assert exit_code == 3, shown
-    run = desk.run()
-    assert (run.record["status"], run.record["exit_code"]) == ("refused", 3)
-    assert run.states == {"before": "ok", "gate": "not_run", "after": "not_run"}
-    assert run.papermill == {"before": "completed", "gate": "pending", "after": "pending"}
-    assert "refused" in shown
-    assert not (desk.folder / "after").exists()
 
 
 def test_an_unreachable_target_and_a_cell_that_raises_are_results_not_refusals(desk, sshd: Sshd):

@@ -68,6 +68,7 @@ def test_variables_go_over_the_file_and_empty_ones_do_not_count(tmp_path: Path) 
         "OPSBOOK_HOST_KEYS": "strict",
         "OPSBOOK_KNOWN_HOSTS": "k",
         "OPSBOOK_COMMAND_TIMEOUT": "5m",
+        "OPSBOOK_OUTPUT_CELL_CHARACTERS": "20000",
         "PARALLEL": "99",
     }
     settings = load_settings(tmp_path, environ)
@@ -75,6 +76,7 @@ def test_variables_go_over_the_file_and_empty_ones_do_not_count(tmp_path: Path) 
     assert settings.inventory == ("x.ini", "/y.ini")
     assert (settings.ssh.host_keys, settings.ssh.known_hosts) == ("strict", ("k",))
     assert (settings.ssh.connect_timeout, settings.command_timeout) == ("3s", "5m")
+    assert (settings.output.cell_characters, settings.output.run_characters) == (20_000, 100_000_000)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_when_the_runner_is_killed_nothing_more_is_sent(desk):
         code(f"%%on web --parallel 1\n{mark(desk)}-again", cell_id="again"),
     )
     process = desk.start("run", "book.ipynb")
-    wait_for(lambda: len(marks(desk)) >= 2, seconds=20)
+    wait_for(lambda: len(marks(desk)) >= 2, seconds=60)
     process.kill()
     seen = len(marks(desk))
     finish(process)
@@ -167,7 +167,7 @@ def test_a_notebook_that_catches_everything_sends_nothing_more_either(desk):
         ),
     )
     process = desk.start("run", "book.ipynb")
-    wait_for(lambda: len(marks(desk)) >= 2, seconds=20)
+    wait_for(lambda: len(marks(desk)) >= 2, seconds=60)
     process.kill()
     finish(process)
     time.sleep(0.6)  # what had its intent on disk may still run

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Sshd
-from support import LOAD, Desk, Ran, code
+from support import LOAD, Desk, JsonObject, Ran, code
 
 from opsbook.archive.journal import read_journal
-from opsbook.model.event import Intent, RunEnded
+from opsbook.model.event import Event, Intent, RunEnded, TargetEnded
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
 SIZES = [*range(4, 200, 4), *range(200, 520, 16), 1024]
@@ -80,6 +80,7 @@ def check(desk: Desk, ran: Ran, sent: list[str]) -> str:
     assert (ended.status, ended.exit_code, ended.reason) == (record["status"], ran.code, record["reason"])
     intended = [entry.event.target for entry in entries if isinstance(entry.event, Intent)]
     assert sorted(line.split()[1] for line in sent) == sorted(intended)
+    _check_claims(record, [entry.event for entry in entries])
     if ran.code == 0:
         assert (record["status"], len(sent)) == ("succeeded", 4)
         return "succeeded"
@@ -89,6 +90,15 @@ def check(desk: Desk, ran: Ran, sent: list[str]) -> str:
     assert "running" not in states.values()
     assert states["first"] == "ok" or len(sent) < 4
     return f"failed after {len(sent)}"
+
+
+def _check_claims(record: JsonObject, events: list[Event]) -> None:
+    """The record calls no change done, or failed, that the journal knows no end of: a resumed run goes by that."""
+    known = {(event.call, event.target) for event in events if isinstance(event, TargetEnded)}
+    sent = {(event.call, event.target) for event in events if isinstance(event, Intent)}
+    unknown = {target for _, target in sent - known}
+    states = {name: result["state"] for name, result in record["targets"]["results"].items()}
+    assert {name for name in unknown if states[name] != "lost"} == set()
 
 
 @needs_root

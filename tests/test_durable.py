@@ -350,7 +350,7 @@ def test_a_plain_user_has_its_own_spools_also_under_sudo(account, asleep, tmp_pa
     account.allow("USER ALL=(ALL:ALL) ALL")
     target = account.target(become=Become(password="env:SUDO_PASSWORD"))
     made = Rig((target,), tmp_path / "marks", known_hosts=(str(account.folder / "known_hosts"),))
-    made.journal.reveal = lambda _: PASSWORD
+    made.journal.reveal = lambda _, **__: PASSWORD
     fleet = Fleet(made.session, made.targets)
     try:
         own = fleet.run("id -un; ls -d $HOME/.local/state/opsbook/$OPSBOOK_COMMAND", durable=True)["web1"]

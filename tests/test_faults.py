@@ -8,8 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,33 +17,29 @@ import pytest
 from conftest import Sshd
 from faults import (
     DROPPED,
-    SOUND,
+    GARBAGE,
+    KEEPALIVE_S,
+    ROOM_S,
     End,
     Fault,
     Network,
     Proxy,
     Way,
-    another_sshd,
     cut_after,
     full_port,
-    network,
+    here,
     refusing_port,
 )
 from msgspec.structs import replace
 from rig import Rig, Row, known_hosts, target_of, write_table
-from support import LOAD, Desk, code, finish, wait_for
 
-from opsbook.fleet.fleet import Fleet
-from opsbook.fleet.result import TargetResult
 from opsbook.model.event import TargetOutput
 from opsbook.model.target import Target
 
+pytest_plugins = ["links"]
+
 DEADLINE_S = 3.0
 """What the connect phase may take where it cannot succeed."""
-KEEPALIVE_S = 0.5
-ROOM_S = 12.0
-"""What a loaded machine may add to any deadline here."""
-GARBAGE = b"HTTP/1.1 400 Bad Request\r\nServer: not-ssh\r\n\r\n" * 50
 
 UNREACHABLE: dict[str, tuple[Fault | str, str]] = {
     "refused": ("refusing", "refused"),
@@ -77,40 +72,6 @@ LOGIN: dict[str, tuple[str, str]] = {
 
 def name_of(fault: str) -> str:
     return re.sub(r"[^a-z]+", "-", fault)
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network() as made:
-        yield made
-
-
-@pytest.fixture
-def rig(sshd: Sshd, tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """Makes rigs that know the server's key wherever a proxy puts it."""
-    known = str(known_hosts(sshd, tmp_path))
-    with ExitStack() as stack:
-
-        def make(*targets: Target, **options: Any) -> Rig:
-            folder = tmp_path / f"rig{len(list(tmp_path.glob('rig*')))}"
-            made = Rig(targets, folder, **{"known_hosts": (known,), **options})
-            stack.callback(made.close)
-            return made
-
-        yield make
-
-
-def here(act: Callable[[], None]) -> Callable[[TargetOutput], None]:
-    """What to do at the moment a target says `here`."""
-
-    def listen(output: TargetOutput) -> None:
-        if "here" in output.text:
-            act()
-
-    return listen
-
-
-# the connect phase and the login: one fleet in which every target has a fault of its own
 
 
 @pytest.fixture
@@ -345,363 +306,3 @@ def test_a_stop_is_not_held_up_by_a_frozen_link(sshd: Sshd, net: Network, rig: C
     assert ended.state == "cancelled", ended
     assert "may still" in ended.reason
     assert time.monotonic() - begun < 5 + ROOM_S
-
-
-# between the intent and the end, at any byte
-
-
-@pytest.mark.parametrize("way", Way)
-def test_a_link_cut_at_any_byte_after_the_intent_never_sends_twice(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], way: Way
-):
-    offsets = [1, 20, 60, 100, 140, 180, 220, 300, 400, 600, 1000, 2000] if way is Way.UP else [*range(1, 340, 28)]
-    proxies = {f"at{offset}": (net.proxy(sshd.port), offset) for offset in offsets}
-    made = rig(*(target_of(sshd, name, proxy=proxy) for name, (proxy, _) in proxies.items()), command_timeout_s=10)
-    made.journal.on_intent = lambda intent: proxies[intent.target][0].cut(way, proxies[intent.target][1])
-    result = made.run("true")
-    for one in result:
-        shown = (way, one.target, one.state, one.reason)
-        assert one.state in {"lost", "ok"}, shown
-        assert made.journal.intents(one.target) == 1, shown
-        assert proxies[one.target][0].accepted == 1, shown
-        assert made.runs(one.target) <= 1, shown
-        assert one.state == "lost" or made.runs(one.target) == 1, shown
-    assert result[f"at{offsets[0]}"].state == "lost"
-
-
-def test_a_link_frozen_right_after_the_intent_is_lost_by_keepalive(sshd: Sshd, net: Network, rig: Callable[..., Rig]):
-    proxies = {way: net.proxy(sshd.port) for way in Way}
-    made = rig(*(target_of(sshd, way, proxy=proxy) for way, proxy in proxies.items()), keepalive_s=KEEPALIVE_S)
-    made.journal.on_intent = lambda intent: proxies[Way(intent.target)].freeze(Way(intent.target))
-    result = made.run("sleep 1")
-    assert {r.target: r.state for r in result} == {"up": "lost", "down": "lost"}
-    assert [proxy.accepted for proxy in proxies.values()] == [1, 1]
-    for proxy in proxies.values():
-        proxy.thaw()  # what was held up arrives now, as after a network's recovery
-    time.sleep(1)
-    assert all(made.runs(way) <= 1 for way in Way)
-
-
-# between two cells
-
-
-@pytest.mark.parametrize("end", End)
-def test_a_connection_that_dies_between_two_cells_is_replaced_in_silence(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], end: End
-):
-    proxy = net.proxy(sshd.port)
-    made = rig(target_of(sshd, "web1", proxy=proxy), keepalive_s=KEEPALIVE_S)
-    assert made.run("true")["web1"].ok
-    proxy.end(end)
-    (result,) = made.run("true")
-    assert (result.state, result.reason) == ("ok", ""), result
-    assert result.duration_s < 4 * KEEPALIVE_S + ROOM_S
-    assert (made.runs("web1"), made.journal.intents("web1"), proxy.accepted) == (2, 2, 2)
-
-
-def test_a_connection_dead_for_good_between_two_cells_is_unreachable(sshd: Sshd, net: Network, rig: Callable[..., Rig]):
-    proxy = net.proxy(sshd.port, SOUND, then=DROPPED)
-    made = rig(target_of(sshd, "web1", proxy=proxy), connect_timeout_s=2)
-    made.run("true")
-    proxy.end()
-    (result,) = made.run("true")
-    assert result.state == "unreachable", result
-    assert (made.runs("web1"), made.journal.intents("web1")) == (1, 1)
-
-
-# several commands on one connection: the author's own threads
-
-
-def side_by_side(made: Rig, script: str, count: int) -> list[str]:
-    """Run a script so many times at once on the one target; return how each ended."""
-    states: list[str] = []
-
-    def run() -> None:
-        states.extend(one.state for one in made.run(script, include_failed=True))
-
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return states
-
-
-def test_all_commands_on_a_link_that_is_cut_are_lost_and_the_next_ones_share_a_new_link(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig]
-):
-    proxy = net.proxy(sshd.port)
-    made = rig(target_of(sshd, "web1", proxy=proxy))
-    said: list[str] = []
-
-    def listen(output: TargetOutput) -> None:
-        said.append(output.text)
-        if len(said) == 5:
-            proxy.end()
-
-    made.journal.on_output = listen
-    assert side_by_side(made, made.linger(), 5) == ["lost"] * 5
-    made.release()
-    assert side_by_side(made, "true", 5) == ["ok"] * 5
-    assert (made.runs("web1"), made.journal.intents("web1"), proxy.accepted) == (10, 10, 2)
-
-
-@pytest.mark.parametrize("end", [End.CLOSE, End.FREEZE])
-def test_a_dead_connection_is_replaced_once_however_many_find_it_dead(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], end: End
-):
-    proxy = net.proxy(sshd.port)
-    made = rig(target_of(sshd, "web1", proxy=proxy), keepalive_s=KEEPALIVE_S)
-    made.run("true")
-    proxy.end(end)
-    assert side_by_side(made, "true", 6) == ["ok"] * 6
-    assert (made.runs("web1"), made.journal.intents("web1"), proxy.accepted) == (7, 7, 2)
-
-
-def test_what_cannot_be_reached_yet_is_waited_for(sshd: Sshd, net: Network, rig: Callable[..., Rig]):
-    proxy = net.proxy(sshd.port, *[Fault(says=GARBAGE)] * 2)
-    made = rig(target_of(sshd, "web1", proxy=proxy))
-    result = Fleet(made.session, made.targets).wait_until("true", every=0.2, timeout=45, check=False)
-    assert result["web1"].ok
-    assert proxy.accepted == 3
-
-
-# a jump host that many share
-
-
-def jump_config(sshd: Sshd, folder: Path, proxy: Proxy) -> dict[str, str]:
-    """What sends targets through a jump host that is behind a proxy."""
-    config = folder / f"ssh_config_{proxy.port}"
-    config.write_text(
-        f"Host bastion\nHostName {proxy.host}\nPort {proxy.port}\nUser {sshd.user}\n"
-        f"IdentityFile {sshd.identity}\nUserKnownHostsFile {folder}/known_everywhere\n"
-    )
-    return {"jump": "bastion", "ssh_config": str(config)}
-
-
-def test_a_silent_jump_host_costs_all_behind_it_one_deadline(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], tmp_path: Path
-):
-    proxy = net.proxy(sshd.port, then=Fault(at_once=End.FREEZE))
-    way = jump_config(sshd, tmp_path, proxy)
-    made = rig(*(target_of(sshd, f"web{n}", host=f"127.0.6.{n}", **way) for n in range(1, 31)), connect_timeout_s=2)
-    result = made.run("true")
-    assert {one.state for one in result} == {"unreachable"}
-    assert all("jump host" in one.reason for one in result)
-    assert result.duration_s < 2 + ROOM_S
-    assert proxy.accepted <= 2
-
-
-def test_dead_hosts_behind_a_jump_host_do_not_hold_up_the_others(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], tmp_path: Path
-):
-    way = jump_config(sshd, tmp_path, net.proxy(sshd.port))
-    silent = [net.proxy(sshd.port, then=Fault(at_once=End.FREEZE)) for _ in range(10)]  # eight at a time wait at each
-    dead = [target_of(sshd, f"dead{n}", host="127.0.0.1", port=silent[n % 10].port, **way) for n in range(80)]
-    well = [target_of(sshd, f"well{n}", host=f"127.0.6.{n}", **way) for n in range(1, 9)]
-    made = rig(*dead, *well, connect_timeout_s=3, parallel=100)
-    result = made.run("true")
-    assert {one.state for one in result if one.target.startswith("dead")} == {"unreachable"}
-    assert {one.target: one.reason for one in result if one.target.startswith("well") and not one.ok} == {}
-    assert result.duration_s < 3 + ROOM_S / 2
-
-
-@pytest.mark.parametrize("end", [End.RESET, End.FREEZE])
-def test_a_jump_host_whose_link_dies_loses_all_behind_it_and_is_reached_again_once(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], tmp_path: Path, end: End
-):
-    proxy = net.proxy(sshd.port)
-    way = jump_config(sshd, tmp_path, proxy)
-    names = [f"web{n}" for n in range(1, 6)]
-    made = rig(*(target_of(sshd, n, host=f"127.0.5.{n[3:]}", **way) for n in names), keepalive_s=KEEPALIVE_S)
-    said: list[str] = []
-
-    def listen(output: TargetOutput) -> None:
-        said.append(output.target)
-        if len(said) == len(names):
-            proxy.end(end)
-
-    made.journal.on_output = listen
-    result = made.run(made.linger())
-    assert {one.target: one.state for one in result} == dict.fromkeys(names, "lost")
-    assert all(one.duration_s < 4 * KEEPALIVE_S + ROOM_S for one in result)
-    made.release()
-    made.journal.on_output = lambda _: None
-    again = made.run("true", include_failed=True)
-    assert {one.target: (one.state, one.reason) for one in again} == dict.fromkeys(names, ("ok", ""))
-    assert [made.runs(name) for name in names] == [2] * len(names)
-    assert proxy.accepted == 2
-
-
-# durable
-
-
-def test_a_durable_command_outlives_cuts_of_the_link(sshd: Sshd, net: Network, rig: Callable[..., Rig]):
-    proxies = {end: net.proxy(sshd.port) for end in (End.RESET, End.CLOSE, End.FREEZE)}
-    made = rig(
-        *(target_of(sshd, end, proxy=proxy) for end, proxy in proxies.items()),
-        keepalive_s=KEEPALIVE_S,
-        command_timeout_s=40,
-    )
-    cut: set[tuple[str, str]] = set()
-
-    def listen(output: TargetOutput) -> None:
-        for word in ("two", "four"):
-            if word in output.text and (output.target, word) not in cut:
-                cut.add((output.target, word))
-                proxies[End(output.target)].end(End(output.target))
-
-    made.journal.on_output = listen
-    result = made.run("for word in one two three four five; do echo $word; sleep 0.3; done; exit 4", durable=True)
-    for one in result:
-        assert (one.state, one.exit_code) == ("failed", 4), one
-        assert one.stdout == "one\ntwo\nthree\nfour\nfive\n"
-        assert made.runs(one.target) == 1
-        assert made.journal.intents(one.target) == 1
-        assert proxies[End(one.target)].accepted >= 2
-
-
-@pytest.mark.parametrize("way", Way)
-def test_a_durable_command_cut_at_any_byte_runs_once_or_not_at_all_and_says_which(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], way: Way
-):
-    offsets = [1, 60, 140, 300, 700, 1300, 2600, 5000] if way is Way.UP else [1, 40, 80, 120, 160, 240, 320, 480]
-    proxies = {f"at{offset}": (net.proxy(sshd.port), offset) for offset in offsets}
-    made = rig(*(target_of(sshd, name, proxy=proxy) for name, (proxy, _) in proxies.items()), command_timeout_s=30)
-    made.journal.on_intent = lambda intent: proxies[intent.target][0].cut(way, proxies[intent.target][1])
-    result = made.run("sleep 0.3; echo well", durable=True)
-    for one in result:
-        shown = (way, one, made.runs(one.target))
-        assert made.journal.intents(one.target) == 1, shown
-        assert (one.state, made.runs(one.target)) in {("ok", 1), ("unreachable", 0)}, shown
-        assert one.state != "ok" or one.stdout == "well\n", shown
-
-
-def test_a_durable_command_that_arrives_after_it_was_given_up_never_starts(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig]
-):
-    proxy = net.proxy(sshd.port)
-    made = rig(target_of(sshd, "web1", proxy=proxy), keepalive_s=KEEPALIVE_S)
-    made.journal.on_intent = lambda _: proxy.freeze(Way.UP)
-    (result,) = made.run("true", durable=True)
-    assert result.state == "unreachable", result
-    proxy.thaw()  # what was on its way arrives now
-    time.sleep(2)
-    assert (made.runs("web1"), made.journal.intents("web1")) == (0, 1)
-
-
-def test_a_durable_command_on_a_target_that_stays_away_is_lost_and_says_where_to_look(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig]
-):
-    proxy = net.proxy(sshd.port, SOUND, then=DROPPED)
-    made = rig(target_of(sshd, "web1", proxy=proxy), connect_timeout_s=2)
-    made.journal.on_output = here(proxy.end)
-    (result,) = made.run(made.linger(), durable=True, timeout=5)
-    assert result.state == "lost", result
-    assert "opsbook" in result.reason, "it names the folder on the target"
-    assert result.duration_s < 5 + ROOM_S
-    assert (made.runs("web1"), made.journal.intents("web1")) == (1, 1)
-
-
-# files
-
-
-@pytest.mark.parametrize("way", Way)
-def test_a_file_whose_link_breaks_at_any_byte_is_the_old_one_or_the_new_one_and_whole(
-    sshd: Sshd, net: Network, rig: Callable[..., Rig], tmp_path: Path, way: Way
-):
-    old, new = b"old\n" * 10, os.urandom(600_000)
-    offsets = {
-        Way.UP: [1, 200, 700, 1500, 5000, 90_000, 500_000, 598_000, 601_000, 604_000, 10_000_000],
-        Way.DOWN: [1, 60, 200, 400, 700, 1000, 1300, 1600, 2000, 10_000_000],
-    }
-    cuts = {f"at{left}": (left, end) for left, end in zip(offsets[way], list(End) * 4, strict=False)}
-    with another_sshd(sshd, tmp_path, "Subsystem sftp internal-sftp") as port:
-        proxies = {name: net.proxy(port) for name in cuts}
-        made = rig(*(target_of(sshd, n, proxy=p) for n, p in proxies.items()), keepalive_s=KEEPALIVE_S)
-        files = {name: made.folder / f"file-{name}" for name in cuts}
-        for file in files.values():
-            file.write_bytes(old)
-        made.journal.on_intent = lambda intent: proxies[intent.target].cut(way, *cuts[intent.target])
-
-        def put(target: Target) -> TargetResult:
-            """Every target is this machine, so each gets a path of its own."""
-            return Fleet(made.session, [target]).put(content=new, remote=files[target.name], check=False)[target.name]
-
-        with ThreadPoolExecutor(len(cuts)) as side_by_side:
-            results = list(side_by_side.map(put, made.targets))
-    for one in results:
-        shown, now = (cuts[one.target], one), files[one.target].read_bytes()
-        assert now in {old, new}, shown
-        assert one.state in {"ok", "lost", "unreachable"}, shown
-        assert (one.state, now) not in {("ok", old), ("unreachable", new)}, shown
-        assert made.journal.intents(one.target) <= 1, shown
-    assert results[-1].ok
-    assert not results[0].ok
-
-
-# through the command line: record, journal, exit code
-
-
-@pytest.fixture
-def desk(tmp_path: Path, sshd: Sshd) -> Desk:
-    made = Desk(tmp_path)
-    made.write("opsbook.toml", 'inventory = ["hosts.ini"]\n[ssh]\nkeepalive = "500ms"\nconnect_timeout = "15s"\n')
-    return made
-
-
-def inventory_line(name: str, port: int) -> str:
-    return f"{name} ansible_host=127.0.0.1 ansible_port={port}\n"
-
-
-def write_inventory(desk: Desk, sshd: Sshd, ports: dict[str, int]) -> None:
-    known = known_hosts(sshd, desk.folder)
-    desk.write(
-        "hosts.ini",
-        "[web]\n" + "".join(inventory_line(*pair) for pair in ports.items())
-        + f"[all:vars]\nansible_user={sshd.user}\nansible_ssh_private_key_file={sshd.identity}\n"
-        f"ansible_ssh_common_args='-o UserKnownHostsFile={known}'\n",
-    )  # fmt: skip
-
-
-def test_a_run_tells_lost_from_unreachable_and_exits_accordingly(desk: Desk, sshd: Sshd, net: Network):
-    cut, frozen = net.proxy(sshd.port), net.proxy(sshd.port)
-    with refusing_port() as refusing:
-        ports = {"good": sshd.port, "cut": cut.port, "frozen": frozen.port, "refused": refusing}
-        write_inventory(desk, sshd, ports)
-        marks = desk.folder / "marks"
-        marks.mkdir()
-        script = (
-            f'echo run >> {marks}/"$OPSBOOK_TARGET"\n'
-            f'[ "$OPSBOOK_TARGET" = good ] || for n in $(seq 200); do [ -e {marks}/released ] || sleep 0.2; done'
-        )
-        desk.notebook(LOAD, code(f"%%on web --max-fail 4\n{script}", cell_id="change"))
-        process = desk.start("run", "book.ipynb", "--json")
-        try:
-            wait_for(
-                lambda: process.poll() is not None or {"cut", "frozen"} <= {m.name for m in marks.iterdir()}, seconds=40
-            )
-        finally:
-            cut.end()
-            frozen.freeze()
-            ran = finish(process)
-            (marks / "released").touch()
-    run = desk.run()
-    assert ran.code == 6
-    assert run.targets == {"good": "ok", "cut": "lost", "frozen": "lost", "refused": "unreachable"}
-    assert sorted(intent["target"] for intent in run.events("intent")) == ["cut", "frozen", "good"]
-    assert [(marks / name).read_text() for name in ("good", "cut", "frozen")] == ["run\n"] * 3
-    assert "may still be running" in run.record["targets"]["results"]["cut"]["reason"]
-
-
-def test_a_run_that_failed_only_because_nobody_could_be_reached_exits_4(desk: Desk, sshd: Sshd, net: Network):
-    garbled = net.proxy(sshd.port, then=Fault(says=GARBAGE))
-    with refusing_port() as refusing:
-        write_inventory(desk, sshd, {"good": sshd.port, "garbled": garbled.port, "refused": refusing})
-        desk.notebook(LOAD, code("%%on web\ntrue", cell_id="change"))
-        ran = desk.opsbook("run", "book.ipynb", "--max-fail", "2", "--json")
-    assert ran.code == 4
-    assert {name: state for name, state in desk.run().targets.items() if name != "good"} == {
-        "garbled": "unreachable", "refused": "unreachable",
-    }  # fmt: skip
-    assert [intent["target"] for intent in desk.run().events("intent")] in ([], ["good"])

@@ -7,7 +7,6 @@ import pytest
 from opsbook.archive.layout import Claim, run_folder
 from opsbook.execution.host_logs import HostLogs
 from opsbook.model.event import TargetOutput
-from opsbook.redaction import Redactor
 
 NAMES = {"web1": "127.0.7.1"}
 MORE_HOSTS = "ansible_become_password=Zaubernuss7\n"
@@ -29,7 +28,7 @@ def test_what_is_no_text_comes_back_byte_by_byte_and_secrets_do_not(desk, how):
 
 def test_a_log_is_cut_at_its_limit_also_among_broken_bytes(tmp_path):
     claim = Claim(run_folder(tmp_path, "20261120T120000Z-book-000000"))
-    logs = HostLogs(claim.folder, Redactor(), most=10)
+    logs = HostLogs(claim.folder, most=10)
     logs.append([TargetOutput(call=1, target="web1", stream="stdout", text="x", raw=b"\xff\xfe\n" * 5)])
     claim.release()
     assert claim.folder.host_log("web1").read_bytes().startswith(b"\xff\xfe\n" * 3 + b"[opsbook: ")

@@ -51,6 +51,16 @@ def test_a_notebook_that_misses_a_variable_is_told_how_to_get_it(desk):
     assert "hush-hush" not in desk.run().copy.read_text()
 
 
+def test_looking_for_the_place_of_temporary_files_leaves_nothing_that_a_kill_could_strand(desk):
+    folder = desk.folder / "temporary"
+    folder.mkdir()
+    places = {"XDG_RUNTIME_DIR": "/tmp", "TMPDIR": str(folder)}
+    before = folder.stat().st_mtime_ns
+    asked = code("import tempfile\nrecord('place', tempfile.gettempdir())")
+    assert metrics(desk, asked, env={**desk.environment, **places}) == {"place": str(folder)}
+    assert folder.stat().st_mtime_ns == before, "a file was made there, if only for a moment"
+
+
 def test_opsbooks_own_variables_are_never_handed_on():
     settings = EnvSettings(pass_=("*",))
     assert is_passed("ANYTHING", settings)

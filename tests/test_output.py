@@ -28,12 +28,13 @@ def missing(run: Run) -> dict[str, tuple[int, int]]:
     return said
 
 
-def test_twenty_thousand_flushed_lines_arrive_in_order_and_none_is_missing(desk):
-    desk.notebook(code("for n in range(20_000): print(n, flush=True)", cell_id="says"))
+@pytest.mark.parametrize("lines", [5_000, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_thousands_of_flushed_lines_arrive_in_order_and_none_is_missing(desk, lines):
+    desk.notebook(code(f"for n in range({lines}): print(n, flush=True)", cell_id="says"))
     ran = desk.opsbook("run", "book.ipynb", seconds=110)
     assert ran.code == 0, ran
     run = desk.run()
-    assert run.output("says") == journal_text(run, "says") == "".join(f"{n}\n" for n in range(20_000))
+    assert run.output("says") == journal_text(run, "says") == "".join(f"{n}\n" for n in range(lines))
     assert missing(run) == {"says": (0, 0)}
 
 
@@ -122,12 +123,16 @@ def test_what_is_shown_is_bounded_in_size_and_in_number_and_what_replaces_itself
 ENDLESS = "import itertools\nfor n in itertools.count(): print(n, 'x' * 200{flush})"
 
 
-@pytest.mark.parametrize("flush", ["", pytest.param(", flush=True", marks=pytest.mark.soak)])
-def test_a_cell_that_prints_without_end_is_stopped_and_has_filled_neither_memory_nor_disk(desk, flush):
+@pytest.mark.parametrize(
+    ("flush", "seconds"),
+    [("", 3), pytest.param("", 20, marks=pytest.mark.soak), pytest.param(", flush=True", 6, marks=pytest.mark.soak)],
+)
+def test_a_cell_that_prints_without_end_is_stopped_and_has_filled_neither_memory_nor_disk(desk, flush, seconds):
     desk.write("opsbook.toml", "[output]\ncell_characters = 20_000\n")
     watch = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     desk.notebook(
-        code(ENDLESS.format(flush=flush), "timeout:6s", cell_id="endless"), code(watch, "always", cell_id="measures")
+        code(ENDLESS.format(flush=flush), f"timeout:{seconds}s", cell_id="endless"),
+        code(watch, "always", cell_id="measures"),
     )
     measured = [sys.executable, "-c", MEASURE, sys.executable, "-m", "opsbook", "run", "book.ipynb", "--quiet"]
     done = subprocess.run(

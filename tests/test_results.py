@@ -30,7 +30,6 @@ from opsbook.model.event import TargetEnded, TargetOutput
 from opsbook.model.message import Cancel, RunOptions, Welcome
 from opsbook.model.outcome import count_alike, explain, group_ended, telling_line
 from opsbook.model.target import Become, Inventory, Target, TargetState
-from opsbook.redaction import Redactor
 
 NAMES = {f"web{number}": f"127.0.0.{number + 10}" for number in range(1, 7)}
 OK, FAILED = TargetState.OK, TargetState.FAILED
@@ -281,7 +280,7 @@ def test_host_logs_end_at_the_limit_of_a_run_and_the_record_says_so(sshd: Sshd, 
 def test_the_limit_of_host_logs_is_one_for_all_of_them(tmp_path: Path) -> None:
     folder = RunFolder(run_id="20261120T113958Z-patch-7f3a2c", path=tmp_path)
     (tmp_path / "hosts").mkdir()
-    logs = HostLogs(folder, Redactor(), most=100)
+    logs = HostLogs(folder, most=100)
 
     def say(target: str, text: str) -> None:
         logs.append([TargetOutput(call=1, target=target, stream="stdout", text=text)])
@@ -300,7 +299,7 @@ def test_the_limit_of_host_logs_is_one_for_all_of_them(tmp_path: Path) -> None:
 
 
 def test_a_host_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    logs = HostLogs(RunFolder(run_id="20261120T113958Z-patch-7f3a2c", path=tmp_path), Redactor(), most=100)
+    logs = HostLogs(RunFolder(run_id="20261120T113958Z-patch-7f3a2c", path=tmp_path), most=100)
     with pytest.raises(ArchiveError, match="host log"):
         logs.append([TargetOutput(call=1, target="web1", stream="stdout", text="x\n")])
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from archived import make_record, write_journal
 from conftest import Sshd
 from support import LOAD, Desk, code, finish, parameters, wait_for
-from test_archive import make_record, write_journal
 
 from opsbook.archive import identity as ids
 from opsbook.archive.claimed import ClaimedRun
@@ -44,6 +44,17 @@ def test_a_second_use_prints_the_first_runs_result_and_runs_nothing(desk: Desk) 
     assert "ValueError: no" in shown.out
     assert f"run {desk.run().folder.name} has the id 'order 7' already" in again.err
     assert counted(desk) == 1
+
+
+def test_a_command_runs_once_under_its_id_and_again_prints_what_was_said_then(sshd: Sshd, desk: Desk) -> None:
+    sshd.inventory({"web1": "127.0.0.2"}, desk.folder / "hosts.ini")
+    desk.write("opsbook.toml", 'inventory = ["hosts.ini"]\n')
+    once = ("exec", "web1", "--run-id", "order 8", f"echo x >> {desk.folder}/count; date +%N; exit 3")
+    first, again = desk.opsbook(*once, "--json"), desk.opsbook(*once, "--json")
+    assert (first.code, again.code, counted(desk)) == (1, 1, 2)  # one x, and the end of its line
+    assert again.json == first.json
+    other = desk.opsbook("exec", "web1", "--run-id", "order 8", "true")
+    assert (other.code, len(desk.runs())) == (2, 1), other.err
 
 
 def test_of_eight_at_the_same_moment_one_runs(desk: Desk) -> None:

@@ -147,6 +147,7 @@ def test_a_run_of_a_part_says_so_everywhere_and_is_no_success_of_the_runbook(des
     }
     assert record["selection"] == {"sections": ["Update the stack"], "only_tags": [], "skip_tags": ["risky"]}
     assert sorted(name for name in WORK if (desk.folder / name).exists()) == ["update"]
+    assert desk.run().notebook["metadata"]["opsbook"]["part"] == record["selection"]
     assert "succeeded (part of the runbook)" in ran.out
     assert "succeeded (part of the runbook)" in desk.opsbook("runs").out
     shown = " ".join(desk.opsbook("show", "last").out.split())

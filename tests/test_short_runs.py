@@ -55,28 +55,14 @@ def recorder(folder: RunFolder) -> Iterator[Recorder]:
     made.close()
 
 
-@pytest.fixture
-def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The real fsync, and how many bytes each put on disk."""
-    seen: list[int] = []
-    real = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        real(descriptor)
-        seen.append(os.fstat(descriptor).st_size)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    return seen
-
-
 def test_a_cell_that_starts_is_in_the_journal_before_it_runs_and_on_disk_soon_after(
-    folder: RunFolder, recorder: Recorder, syncs: list[int]
+    folder: RunFolder, recorder: Recorder, syncs: list[os.stat_result]
 ) -> None:
     for number in range(1, 51):
         recorder.write_now(STARTED)
         assert [entry.event for entry in read_journal(folder.journal)] == [STARTED] * number
     size = folder.journal.stat().st_size
-    wait_for(lambda: size in syncs, what="the journal on disk, though nobody asked")
+    wait_for(lambda: size in [one.st_size for one in syncs], what="the journal on disk, though nobody asked")
 
 
 @pytest.mark.parametrize("call", ["write", "fsync"])

@@ -313,8 +313,8 @@ def test_a_proxy_command_carries_the_connection_and_ends_with_it(server, tmp_pat
     with pooled(options(server)) as pool:
         assert works(pool.connection(where)[0])
         assert processes("relay-4be1")
-    assert not processes("relay-4be1")
-    assert not processes("sleep 50.375")
+    wait_for(lambda: not processes("relay-4be1"))  # on a busy machine the closing has an end of its own
+    wait_for(lambda: not processes("sleep 50.375"))
     assert not [
         place
         for place in Path(f"/proc/{os.getpid()}/task").glob("*/children")

@@ -17,18 +17,14 @@ from datetime import datetime
 from pathlib import Path
 from threading import Event, Thread
 
-import nbformat
 import pytest
+from agreement import check_run
 from conftest import Sshd
-from support import LOAD, Desk, JsonObject, Ran, Run, code, finish, processes_with, wait_for
-
-from opsbook.archive.journal import read_journal
+from support import LOAD, Desk, Ran, Run, code, finish, processes_with, wait_for
 
 NAMES = {f"web{number}": f"127.0.7.{number}" for number in range(1, 4)}
 START_S = 30
 """Seconds a run may take to come to a point on a busy machine."""
-MARKS = {"ok": "completed", "not_run": "pending", "skipped": "skipped"}
-"""Cell states in the executed copy's words; any other is `failed` there."""
 TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 """Makes the terminal on stdin the process's own, so that Ctrl-C is a signal, and becomes the command."""
 PID = code("import os\nwith open('kernel', 'w') as file:\n    print(os.getpid(), file=file)", cell_id="pid")
@@ -88,34 +84,9 @@ def ends(run: Run, cell_id: str) -> dict[str, tuple[str, str]]:
     return {one["target"]: (one["state"], one["reason"]) for one in found if one["cell_id"] == cell_id}
 
 
-def marks(run: Run) -> dict[str, str]:
-    """What the executed copy says of each code cell; a cell it says nothing of is still to come."""
-    cells = [cell for cell in run.notebook["cells"] if cell["cell_type"] == "code"]
-    return {cell["id"]: cell["metadata"].get("papermill", {}).get("status", "pending") for cell in cells}
-
-
-def check_agreement(desk: Desk, run: Run, exit_code: int, status: str) -> JsonObject:
-    """Record, journal, executed copy, the history's word and the exit code say the same; nothing is left running."""
-    record = run.record
-    assert (record["exit_code"], record["status"]) == (exit_code, status)
-    assert record["ended_at"] is not None
-    (ended,) = run.events("run_ended")
-    assert (ended["status"], ended["exit_code"], ended["reason"]) == (status, exit_code, record["reason"])
-    assert len(list(read_journal(run.folder / "events.jsonl"))) == len(run.journal)
-    nbformat.validate(run.notebook)
-    kept = run.notebook["metadata"]["opsbook"]
-    assert (kept["status"], kept["exit_code"], kept["run_id"]) == (status, exit_code, run.folder.name)
-    assert {cell: MARKS.get(state, "failed") for cell, state in run.states.items()} == marks(run)
-    told = {event["cell_id"]: event["state"] for event in run.events("cell_ended")}
-    assert {cell: told.get(cell, "not_run") for cell in run.states} == run.states
-    shown = desk.opsbook("show", run.folder.name, "--json").json
-    assert {**shown, "copy": ""} == {**record, "copy": ""}
-    return record
-
-
 def check_stopped(desk: Desk, run: Run, exit_code: int, number: signal.Signals) -> None:
     """The run was stopped by a signal, and everything says so."""
-    record = check_agreement(desk, run, 128 + number, "interrupted")
+    record = check_run(run, status="interrupted", code=128 + number)
     assert (exit_code, record["reason"]) == (128 + number, f"stopped by {number.name}")
     assert run.events("stop_requested")[0]["signal"] == number.name
     assert not (desk.folder / "later").exists()
@@ -209,7 +180,7 @@ def test_a_kernel_killed_from_outside_in_a_fan_out_leaves_its_targets_lost(desk:
         os.kill(int((desk.folder / "kernel").read_text()), signal.SIGKILL)
         ran = finish(process)
     run = desk.run()
-    record = check_agreement(desk, run, 6, "lost")
+    record = check_run(run, status="lost", code=6)
     assert ran.code == 6, ran
     assert "SIGKILL" in record["reason"]
     assert run.targets == {"web1": "lost", "web2": "lost"}
@@ -435,7 +406,7 @@ def test_a_cell_is_not_over_before_the_call_its_own_thread_made(desk: Desk, end:
         ran = finish(process)
     run = desk.run()
     assert ran.code == exit_code, ran
-    check_agreement(desk, run, exit_code, "failed" if exit_code else "succeeded")
+    check_run(run, status="failed" if exit_code else "succeeded", code=exit_code)
     assert (desk.folder / "done").exists()
     assert run.targets == {"web1": "failed" if exit_code else "ok"}
     assert times(run, "target_ended")[0] <= times(run, "cell_ended", cell_id="thread")[0]
@@ -529,7 +500,7 @@ def test_the_end_of_input_at_a_gate_is_a_no(desk: Desk) -> None:
         terminal.press(b"\x04")
         exit_code = terminal.finish()
     run = desk.run()
-    check_agreement(desk, run, 3, "refused")
+    check_run(run, status="refused", code=3)
     assert exit_code == 3, terminal.shown
     assert run.states == {"load": "ok", "gate": "not_run", "later": "not_run"}
     assert run.events("stop_requested", "call_started") == []
@@ -651,7 +622,7 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(desk: Desk) -> Non
         ran = finish(process)
     run = desk.run()
     assert ran.code == 0, ran
-    check_agreement(desk, run, 0, "succeeded")
+    check_run(run, status="succeeded", code=0)
     assert run.events("stop_requested") == []
     assert run.states == {"load": "ok", "on": "ok", "last": "ok"}
     assert run.output("last") == "True\n"
