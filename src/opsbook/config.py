@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,15 +18,21 @@ import msgspec
 from msgspec import Struct
 
 from opsbook.errors import UsageError
-from opsbook.redaction import is_reference
+from opsbook.redaction import PROMPT, is_reference
+from opsbook.token_patterns import why_refused
 
 FILE = "opsbook.toml"
+NOTES = "notes"
+"""The folder of notes beside the file."""
+LIBRARY = "runbooks"
+"""The folder of runbooks beside the file."""
 NO_CONFIG = "none"
 """The name of no ssh_config file."""
 _TOP = (
     "archive",
     "archive_mode",
     "inventory",
+    "runbooks",
     "parallel",
     "max_fail",
     "command_timeout",
@@ -33,24 +40,29 @@ _TOP = (
     "run_timeout",
     "cell_timeout",
     "always_timeout",
+    "meme",
 )
 _SSH = ("host_keys", "known_hosts", "connect_timeout", "keepalive", "password", "sudo_password")
+_OUTPUT = ("cell_characters", "run_characters")
 _VARIABLES = {
     **{f"OPSBOOK_{name.upper()}": (name,) for name in _TOP},
     **{f"OPSBOOK_{name.upper()}": ("ssh", name) for name in _SSH},
+    **{f"OPSBOOK_OUTPUT_{name.upper()}": ("output", name) for name in _OUTPUT},
     "OPSBOOK_SSH_CONFIG": ("ssh", "config"),
     "OPSBOOK_LOCKS": ("locks", "path"),
 }
 """Which setting each variable lays itself over."""
-_SEVERAL = {("inventory",), ("trusted_scripts",), ("ssh", "known_hosts")}
+_SEVERAL = {("inventory",), ("runbooks",), ("trusted_scripts",), ("ssh", "known_hosts")}
 """Settings that are lists: in a file one may stand alone, in a variable they are joined as a PATH is."""
 _PATHS = {
     ("archive",),
     ("inventory",),
+    ("runbooks",),
     ("trusted_scripts",),
     ("ssh", "known_hosts"),
     ("ssh", "config"),
     ("locks", "path"),
+    ("notes", "path"),
 }
 
 
@@ -72,15 +84,23 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 _ENV = {"pass_": "pass", "set_": "set"}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class EnvSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=_ENV):
-    """`[env]`: what a notebook sees of the environment besides what every notebook does. Secrets are parameters."""
+    """`[env]`: what a notebook sees of the environment besides what every notebook does."""
 
     pass_: tuple[str, ...] = ()
     """Variables to hand on: names, or patterns such as `AWS_*`."""
     set_: dict[str, str] = {}
     """Variables to set."""
+    secrets: dict[str, str] = {}
+    """Variables to set to what references stand for, once the notebook has loaded opsbook."""
+
+    @property
+    def references(self) -> dict[str, str]:
+        """The references of those, by variable; what a person is asked for is told by the variable's name."""
+        return {name: f"{PROMPT}{name}" if text == PROMPT else text for name, text in self.secrets.items()}
 
 
 class OutputSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +110,15 @@ class OutputSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     run_characters: Annotated[int, msgspec.Meta(ge=1000)] = 100_000_000
 
 
+class RedactSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[redact]`: what is masked besides the secrets a run is given."""
+
+    patterns: tuple[str, ...] = ()
+    """Regular expressions, tried on each line; of a group called `secret` only that group is masked."""
+    tokens: bool = True
+    """Whether tokens are masked that are known by their format."""
+
+
 class LockSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[locks]`: where runs meet that may want the same targets."""
 
@@ -97,11 +126,20 @@ class LockSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A folder; None for the user's own, `opsbook/locks` in XDG_STATE_HOME or ~/.local/state."""
 
 
+class NoteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[notes]`: where the notes on runbooks, cells and runs lie."""
+
+    path: str = NOTES
+    """A folder; where nothing is said, `notes` beside the file, or in the working directory without one."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set once for all runs."""
 
     archive: str = "archive"
     inventory: tuple[str, ...] = ()
+    runbooks: tuple[str, ...] = ()
+    """Folders of the runbook library; where nothing is said, `runbooks` beside the file, if it is there."""
     archive_mode: Literal["private", "group"] = "private"
     """Who may read and write new runs: nobody else, or the group of the archive's folder."""
     parallel: Annotated[int, msgspec.Meta(ge=1)] = 64
@@ -120,7 +158,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ssh: SshSettings = SshSettings()
     env: EnvSettings = EnvSettings()
     output: OutputSettings = OutputSettings()
+    redact: RedactSettings = RedactSettings()
     locks: LockSettings = LockSettings()
+    notes: NoteSettings = NoteSettings()
+    meme: Literal["auto", "keep", "off"] = "auto"
+    """Whether executed copies have MEMEs: always, where their runbook has some, or just as it has them."""
 
 
 def load_settings(start: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -133,6 +175,11 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
     folder = Path.cwd() if start is None else start
     file = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
     values = _read(file) if file else {}
+    library = (file.parent if file else folder) / LIBRARY
+    if library.is_dir():
+        values.setdefault("runbooks", [str(library)])
+    if file and isinstance(notes := values.setdefault("notes", {}), dict):
+        notes.setdefault("path", str(file.with_name(NOTES)))
     variables = _from_environ(values, environ)
     try:
         settings = msgspec.convert(values, Settings, strict=False)
@@ -147,7 +194,25 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
         given = getattr(settings.ssh, name)
         if given is not None and not is_reference(given):
             raise UsageError(f"{name} under [ssh] is given by reference, not by value", "such as env:NAME or file:PATH")
+    _check_environment(settings.env)
+    for pattern in settings.redact.patterns:
+        if why := why_refused(pattern):
+            raise UsageError(f"{file}: the pattern {pattern!r} under [redact]: {why}", "patterns are Python's")
     return settings
+
+
+def _check_environment(env: EnvSettings) -> None:
+    """Refuse a value where a reference belongs, a reference where a value belongs, and a name no variable can have."""
+    for name, reference in env.secrets.items():
+        if not _VARIABLE.fullmatch(name) or name.startswith("OPSBOOK_"):
+            raise UsageError(f"{name!r} under [env] secrets cannot be a notebook's variable", "such as API_TOKEN")
+        if not is_reference(reference):
+            raise UsageError(f"{name} under [env] secrets is given by reference, not by value", "such as env:NAME")
+    for name, value in env.set_.items():
+        if is_reference(value) and not value.startswith("file:"):  # that may be an address
+            raise UsageError(f"{name} under [env] set would be set to the reference itself", "write it under secrets")
+    if both := sorted({*env.set_} & {*env.secrets}):
+        raise UsageError(f"{both[0]} stands under [env] set and under [env] secrets", "keep one of them")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -163,7 +228,18 @@ def _read(file: Path) -> dict[str, Any]:
             continue  # a table that is none is told as the mistake it is
         value = _listed(table[place[-1]]) if place in _SEVERAL else table[place[-1]]
         table[place[-1]] = _absolute(value, file.parent) if place in _PATHS and value != NO_CONFIG else value
+    environment = values.get("env")
+    _locate_references(values.get("ssh"), file.parent)
+    _locate_references(environment.get("secrets") if isinstance(environment, dict) else None, file.parent)
     return values
+
+
+def _locate_references(table: Any, folder: Path) -> None:
+    """Make the files absolute that a table's references name."""
+    for name, text in table.items() if isinstance(table, dict) else ():
+        scheme, colon, place = text.partition(":") if isinstance(text, str) else ("", "", "")
+        if scheme == "file" and place:
+            table[name] = f"{scheme}{colon}{_absolute(place, folder)}"
 
 
 def _from_environ(values: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
@@ -198,7 +274,7 @@ def _absolute(value: Any, folder: Path) -> Any:
 def _guess(sentence: str) -> str:
     """Offer the known key nearest to an unknown one."""
     _, marker, rest = sentence.partition("unknown field `")
-    tables = (Settings, SshSettings, EnvSettings, OutputSettings, LockSettings)
+    tables = (Settings, SshSettings, EnvSettings, OutputSettings, RedactSettings, LockSettings, NoteSettings)
     known = [name for table in tables for name in table.__struct_encode_fields__]
     name = rest.partition("`")[0]
     if marker and name in SshSettings.__struct_fields__:

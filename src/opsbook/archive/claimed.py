@@ -7,6 +7,7 @@ last the record takes its place: killed in between, a run reads as its journal s
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 from opsbook.archive.chain import ChainKind, Heads, append_line
 from opsbook.archive.files import archive_errors, create, drafted, write_whole
@@ -65,8 +66,10 @@ class ClaimedRun:
             self._reserve.release()
         self._reserve = None
 
-    def finish(self, record: bytes, *, journal: str, copy: str, insist: bool = False) -> None:
-        """Replace the record by that of the run's end, and put both into the chain.
+    def finish(
+        self, record: bytes, *, journal: str, copy: str, runbook: bytes | None = None, insist: bool = False
+    ) -> None:
+        """Replace the record by that of the run's end, and put both into the chain; the kept `runbook` too, if given.
 
         With `insist` the record is written even where the chain cannot be.
 
@@ -74,8 +77,10 @@ class ClaimedRun:
             ArchiveError: the record could not be written, or the chain.
         """
         self._claim.check_place()
-        heads = Heads(record=digest_of(record), runbook=self._claimed.runbook, journal=journal, copy=copy)
-        with drafted(self.folder.record, record):
+        kept = self._claimed.runbook if runbook is None else digest_of(runbook)
+        heads = Heads(record=digest_of(record), runbook=kept, journal=journal, copy=copy)
+        source = nullcontext() if runbook is None else drafted(self.folder.source, runbook)
+        with source, drafted(self.folder.record, record):
             try:
                 self._append(ChainKind.ENDED, heads)
             except ArchiveError:

@@ -13,10 +13,14 @@ import msgspec
 
 from opsbook.archive.history import find_run
 from opsbook.archive.layout import is_run_id
+from opsbook.archive.selection import count_items
 from opsbook.archive.verify import Finding, Verdict, Verification, verify_archive
+from opsbook.cli.indexing import ask
 from opsbook.cli.prepare import archive_root
-from opsbook.cli.screen import is_terminal, message_console, result_console
+from opsbook.cli.screen import is_terminal, message_console, result_console, write_document
+from opsbook.config import load_settings
 from opsbook.errors import ExitCode
+from opsbook.model.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,10 +49,22 @@ def verify(what: str | None, *, head: str, archive: Path | None, as_json: bool) 
     with _progress(message_console()) as watch:
         found = verify_archive(root, only=only, head=head, watch=watch)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode({"well": found.is_well, **msgspec.to_builtins(found)}) + b"\n")
+        write_document(msgspec.json.encode({"well": found.is_well, **msgspec.to_builtins(found)}) + b"\n")
     else:
         _print(found, root)
     return ExitCode.SUCCEEDED if found.is_well else ExitCode.FAILED
+
+
+@command.command("reindex")
+@click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
+def reindex(*, archive: Path | None) -> None:
+    """Make the index anew from the archive's files. It is a cache, and is made by itself when it is missing."""
+    settings = load_settings()
+    root = archive_root(archive, settings)
+    runs, damaged, books = ask(root, settings, count_items, fresh=True)
+    more = f", {damaged} of them damaged" if damaged else ""
+    line = f"{root}: {runs} runs{more}, {books} runbooks of the library"
+    result_console().print(line, markup=False, soft_wrap=True)
 
 
 def _run_id(root: Path, what: str | None) -> str:
@@ -80,4 +96,4 @@ def _print(found: Verification, root: Path) -> None:
 
 
 def _line(finding: Finding) -> str:
-    return "  ".join(filter(None, (f"{finding.verdict.value:<11}", finding.run_id, finding.what)))
+    return visible("  ".join(filter(None, (f"{finding.verdict.value:<11}", finding.run_id, finding.what))))

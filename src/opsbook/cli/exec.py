@@ -14,7 +14,7 @@ from opsbook.archive.journal import read_journal
 from opsbook.cli.locking import locking_flags
 from opsbook.cli.prepare import request_for
 from opsbook.cli.run import run_and_watch
-from opsbook.cli.screen import is_terminal, message_console, result_console
+from opsbook.cli.screen import is_terminal, message_console, result_console, write_document
 from opsbook.errors import UsageError
 from opsbook.execution.request import FinishedRun
 from opsbook.fleet.fleet import check_flags
@@ -64,6 +64,7 @@ class _Command(click.Command):
 @click.option("--host-keys", type=click.Choice(["strict", "accept-new", "off"]), help="What to do with a new host key.")
 @click.option("--check", is_flag=True, help="Dry run: send nothing that is not --read-only.")
 @locking_flags
+@click.option("--run-id", metavar="ID", help="Run at most once under this id; again, it prints the first result.")
 @click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
 @click.option("--reason", default="", help="Why; kept in the record.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record and what was said as one JSON document.")
@@ -129,7 +130,7 @@ def _print_answers(finished: FinishedRun, *, as_json: bool) -> None:
     answers = last_answers(read_journal(finished.folder.journal), record.targets.selected)
     with suppress(OSError, ValueError):  # nobody reads it, or there is no room for it: not the run's failure
         if as_json:
-            sys.stdout.buffer.write(answers_document(record, answers, copy=copy))
+            write_document(answers_document(record, answers, copy=copy))
         else:
             logs = {name: finished.folder.host_log(name) for name in answers}
             print_answers(answers, result_console(), logs=logs)

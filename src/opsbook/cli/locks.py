@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from opsbook.cli.screen import message_console, result_console
+from opsbook.cli.screen import message_console, result_console, write_document
 from opsbook.config import load_settings
 from opsbook.execution.marks import standing
 from opsbook.locks.folder import lock_folder
@@ -24,7 +22,7 @@ def command(*, as_json: bool) -> None:
     folder = lock_folder(load_settings().locks.path)
     found = standing(folder)
     if as_json:
-        sys.stdout.buffer.write(locks_document(found))
+        write_document(locks_document(found))
     elif found:
         print_locks(found, result_console())
     else:

@@ -21,6 +21,7 @@ import click
 
 import opsbook
 from opsbook.errors import ExitCode, OpsbookError
+from opsbook.model.visible import ci_safe, one_line, visible
 
 _GARBAGE = 20_000
 """Objects made between two searches for garbage: a command imports many, and makes hardly any garbage."""
@@ -31,6 +32,9 @@ COMMANDS = {
     "exec": "Run one command on some targets.",
     "show": "Show a run, or what a runbook takes and does.",
     "runs": "List the runs, newest first.",
+    "search": "Search all runs and the runbook library.",
+    "lineage": "Show where cells come from, and where else they are.",
+    "note": "Keep notes on runbooks, cells and runs.",
     "targets": "List the targets a pattern names.",
     "stop": "Stop a run that is going on.",
     "locks": "List who holds which targets, and what was left in the middle.",
@@ -132,11 +136,16 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
 
 def _fail(what: str, hint: str, code: int, args: list[str]) -> int:
     """Print an error as two lines on stderr, and return its exit code."""
+    from opsbook.redaction import Redactor  # noqa: PLC0415  what goes well needs none here
+
+    masked = Redactor().text
     if "--debug" in args:
         import traceback  # noqa: PLC0415
 
-        traceback.print_exc()
-    lines = [f"error: {' '.join(what.split())}", *([f"hint:  {' '.join(hint.split())}"] if hint else [])]
+        trace = visible(masked(traceback.format_exc())).split("\n")
+        sys.stderr.write("\n".join(map(ci_safe, trace)))
+    said = [f"error: {one_line(masked(what))}", *([f"hint:  {one_line(masked(hint))}"] if hint else [])]
+    lines = list(map(ci_safe, said))
     with suppress(OSError, ValueError):  # stderr may be gone too; the exit code still says it
         print("\n".join(lines), file=sys.stderr)  # noqa: T201  this is the command line
     return code

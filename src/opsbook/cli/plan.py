@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-
 import msgspec
+from msgspec.structs import replace
 
-from opsbook.cli.screen import result_console
+from opsbook.cli.screen import result_console, write_document
 from opsbook.errors import ExitCode
 from opsbook.execution.request import RunRequest
 from opsbook.fleet.plan import plan_targets
 from opsbook.model.plan import Plan
+from opsbook.report.notes import print_notes
 from opsbook.report.plan import print_plan
 
 
@@ -28,9 +28,10 @@ def plan_of(request: RunRequest) -> Plan:
 
 def show_plan(request: RunRequest, *, as_json: bool) -> int:
     """Print which targets a run would reach; return 0, or 2 where a cell would fail for what its line says."""
-    plan = plan_of(request)
+    plan = replace(plan_of(request), noted=request.noted.found)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(plan) + b"\n")
+        write_document(msgspec.json.encode(plan) + b"\n")
     else:
         print_plan(plan, result_console())
+        print_notes(plan.noted, result_console())
     return ExitCode.USAGE if any(cell.problem for cell in plan.cells) else ExitCode.SUCCEEDED

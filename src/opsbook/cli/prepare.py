@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from opsbook.archive.history import LAST, find_run, iter_runs
 from opsbook.cli.locking import LOCKS, locking_for
+from opsbook.cli.noted import noted_for
 from opsbook.cli.part import TIMES, WHOLE, time_limits
 from opsbook.config import Settings, load_settings
 from opsbook.errors import ConnectError, InventoryError, UsageError
@@ -89,6 +90,7 @@ def request_for(
     reason: str = "",
     check: bool = False,
     run_id: str | None = None,
+    ack_notes: tuple[str, ...] = (),
     **flags: Any,
 ) -> RunRequest:
     """Decide everything that can be decided before a run starts; `flags` are those of `_run_options` and time limits.
@@ -114,16 +116,26 @@ def request_for(
         options=_run_options(runbook, settings, terminal=terminal, check=check, **flags),
         archive=root,
         claim=run_id,
-        shared=settings.archive_mode == "group",
-        env=settings.env,
-        output=settings.output,
+        noted=noted_for(settings, runbook, ack_notes),
         selection=selection,
         limits=limits,
-        argv=tuple(sys.argv),
         reason=reason,
         yes=yes,
         terminal=terminal,
+        **as_always(settings),
     )
+
+
+def as_always(settings: Settings) -> dict[str, Any]:
+    """Return what is the same for every run."""
+    return {
+        "shared": settings.archive_mode == "group",
+        "env": settings.env,
+        "output": settings.output,
+        "redact": settings.redact,
+        "meme": settings.meme,
+        "argv": tuple(sys.argv),
+    }
 
 
 def _run_options(

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from opsbook.archive.history import find_run
 from opsbook.cli.locking import locking_for
+from opsbook.cli.noted import ack_flag, noted_for
 from opsbook.cli.part import TIMES, limits_again
-from opsbook.cli.prepare import archive_root, check_ssh_config, host_key_rule, read_inventory
+from opsbook.cli.prepare import archive_root, as_always, check_ssh_config, host_key_rule, read_inventory
 from opsbook.cli.run import run_and_show
 from opsbook.cli.screen import is_terminal, message_console
 from opsbook.config import Settings, load_settings
@@ -25,6 +26,7 @@ from opsbook.model.message import RunOptions
 from opsbook.model.parameter import Binding
 from opsbook.model.run import RunRecord
 from opsbook.model.target import Inventory
+from opsbook.model.visible import one_line
 from opsbook.redaction import MASK
 from opsbook.runbook.notebook import Runbook
 from opsbook.runbook.parameters import bind
@@ -37,13 +39,14 @@ from opsbook.runbook.selection import select_cells
     "-i", "--inventory", "inventory_files", multiple=True, type=click.Path(path_type=Path), help="Ansible format."
 )
 @click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
-@click.option("--accept-changes", is_flag=True, help="Go on although cells, addresses or texts were changed.")
+@click.option("--accept-changes", is_flag=True, help="Go on although cells, addresses, texts or targets were changed.")
 @click.option("--drop-missing", is_flag=True, help="Go on without targets that are gone from the inventory.")
 @click.option("--resend-lost", is_flag=True, help="Do again what was sent and nobody knows the end of.")
 @click.option("--timeout", "run_timeout", metavar="TIME", help="For this run; else as before.")
 @click.option("--cell-timeout", metavar="TIME", help="For each cell whose own tag does not say; else as before.")
 @click.option("--always-timeout", metavar="TIME", help="For each clean-up cell; else as before.")
 @click.option("--wait-lock", metavar="TIME", help="How long to wait for locks another run holds.")
+@ack_flag
 @click.option("--yes", is_flag=True, help="Run local Python again without asking, and confirm every gate.")
 @click.option("--reason", default="", help="Why; kept in the record.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document.")
@@ -75,7 +78,7 @@ def _agree(request: RunRequest) -> None:
     if not request.terminal:
         raise RefusedError(f"local Python runs again ({'; '.join(named)})", "--yes agrees to that")
     screen = message_console()
-    screen.print("\n  ".join(["local Python runs again:", *named]), markup=False)
+    screen.print("\n  ".join(["local Python runs again:", *map(one_line, named)]), markup=False)
     try:
         agreed = click.confirm("Go on?", err=True)
     except click.Abort:
@@ -94,6 +97,7 @@ def resume_request(
     drop_missing: bool = False,
     resend_lost: bool = False,
     wait_lock: str | None = None,
+    ack_notes: tuple[str, ...] = (),
     **said: Any,
 ) -> RunRequest:
     """Decide everything that can be decided before a run is gone on with: nearly all of it, its record says.
@@ -104,12 +108,14 @@ def resume_request(
         BusyError: it still runs.
     """
     settings, run = load_settings(), find_run(root, what)
-    record = resumable(run)
+    record = resumable(run, insist=accept_changes)
     runbook, resumed = go_on(run, record, insist=accept_changes, resend=resend_lost)
     inventory = _inventory(settings, record, inventory_files)
     selected, moved = targets_to_use(record, inventory, insist=accept_changes, drop=drop_missing)
+    runbook = select_cells(runbook, record.selection)
     return RunRequest(
-        runbook=select_cells(runbook, record.selection),
+        runbook=runbook,
+        noted=noted_for(settings, runbook, ack_notes),
         binding=_binding(runbook, record),
         inventory=inventory,
         pattern=record.targets.pattern,
@@ -122,15 +128,9 @@ def resume_request(
         limits=limits_again(record.limits, **{name: said.pop(name, None) for name in TIMES}),
         resumed=replace(resumed, notes=(*resumed.notes, *moved)),
         terminal=terminal,
-        **_as_always(settings),
+        **as_always(settings),
         **said,
     )
-
-
-def _as_always(settings: Settings) -> dict[str, Any]:
-    """Return what is the same for every run."""
-    shared = settings.archive_mode == "group"
-    return {"shared": shared, "env": settings.env, "output": settings.output, "argv": tuple(sys.argv)}
 
 
 def _inventory(settings: Settings, record: RunRecord, files: tuple[Path, ...]) -> Inventory | None:

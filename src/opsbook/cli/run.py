@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from opsbook.cli.locking import locking_flags, refuse_what_is_marked
+from opsbook.cli.noted import ack_flag
 from opsbook.cli.part import chosen_part
 from opsbook.cli.prepare import file_parameters, given_parameters, request_for
-from opsbook.cli.screen import is_terminal, message_console, result_console
-from opsbook.cli.view import DRY_NOTICE, UNCHECKED_WARNING, Questions, choose_view
+from opsbook.cli.screen import is_terminal, message_console, result_console, write_document
+from opsbook.cli.view import DRY_NOTICE, UNCHECKED_WARNING, Questions, ask_hidden, choose_view
 from opsbook.execution.identity import earlier_result
 from opsbook.execution.request import FinishedRun, RunRequest
 from opsbook.execution.runner import run as execute
@@ -43,6 +44,7 @@ from opsbook.runbook.notebook import read_runbook
 @click.option("--only-tags", multiple=True, metavar="TAG,...", help="Only the cells with one of these tags.")
 @click.option("--skip-tags", multiple=True, metavar="TAG,...", help="Leave out the cells with one of these tags.")
 @locking_flags
+@ack_flag
 @click.option("--run-id", metavar="ID", help="Run at most once under this id; again, it prints the first result.")
 @click.option("--yes", is_flag=True, help="Confirm every gate beforehand.")
 @click.option("--reason", default="", help="Why; kept in the record.")
@@ -75,7 +77,7 @@ def run_and_show(request: RunRequest, *, as_json: bool, quiet: bool) -> int:
         if as_json:
             from opsbook.report.document import record_document  # noqa: PLC0415  a kernel can boot before it is needed
 
-            sys.stdout.buffer.write(record_document(record, copy=copy))
+            write_document(record_document(record, copy=copy))
         elif not (quiet and record.exit_code == 0):
             from opsbook.report.summary import summarise  # noqa: PLC0415
             from opsbook.report.terminal import print_summary  # noqa: PLC0415
@@ -105,8 +107,15 @@ def _run_now(request: RunRequest, *, quiet: bool) -> FinishedRun:
         screen().print(UNCHECKED_WARNING, markup=False)
     if request.options.checking and not quiet:
         screen().print(DRY_NOTICE, markup=False)
+    if request.noted.found and not (quiet or request.noted.blocking):
+        from opsbook.report.notes import print_notes  # noqa: PLC0415  most runs have none
+
+        print_notes(request.noted.found, screen())
     view = choose_view(screen, quiet=quiet)
     asks = request.terminal and not request.yes
     return execute(
-        request, observers=[view] if view is not None else [], prompter=Questions(screen(), view) if asks else None
+        request,
+        observers=[view] if view is not None else [],
+        prompter=Questions(screen(), view) if asks else None,
+        ask=ask_hidden if request.terminal else None,
     )

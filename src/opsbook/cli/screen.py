@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opsbook.model.visible import plain_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,6 +34,11 @@ def _console(*, stderr: bool) -> Console:
     width = None if watched else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
     options: dict[str, Any] = {"highlight": False, "soft_wrap": False, "emoji": False}
     return QuietConsole(stderr=stderr, width=width, force_terminal=watched, **options)
+
+
+def write_document(document: bytes) -> None:
+    """Write the one JSON document of `--json` to stdout: whole, and harmless for whoever only looks at it."""
+    sys.stdout.buffer.write(plain_json(document))
 
 
 def is_terminal(stream: object) -> bool:

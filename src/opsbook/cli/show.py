@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from opsbook.archive.history import find_run, iter_runs
 from opsbook.archive.succession import successor
+from opsbook.cli.noted import notes_for_run, notes_for_runbook
 from opsbook.cli.prepare import archive_root
-from opsbook.cli.screen import result_console
+from opsbook.cli.screen import result_console, write_document
+from opsbook.config import load_settings
 from opsbook.errors import ArchiveError
 from opsbook.model.run import RunRecord, RunState
 from opsbook.report.document import record_document
+from opsbook.report.notes import print_notes
 from opsbook.report.terminal import print_run, print_runbook
 from opsbook.runbook.notebook import Runbook, read_runbook
 
@@ -28,15 +30,19 @@ def command(what: str, *, archive: Path | None, as_json: bool) -> None:
     if what.endswith(".ipynb") or Path(what).is_file():
         runbook = read_runbook(Path(what))
         print_runbook(runbook, result_console(), last=_last_success(root, runbook))
+        print_notes(notes_for_runbook(load_settings(), runbook), result_console())
         return
     run = find_run(root, what)
     if run.record is None:
         raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
     copy = run.folder.copy if run.folder.copy.is_file() else None
+    noted = notes_for_run(load_settings(), run.record)
     if as_json:
-        sys.stdout.buffer.write(record_document(run.record, copy=copy))
+        write_document(record_document(run.record, copy=copy, noted=noted))
     else:
         print_run(run.record, result_console(), copy=copy, newer=successor(run.folder))
+        told = "\n".join(run.record.notes)  # what stood there when it ran
+        print_notes((note for note in noted if note.id not in told), result_console())
 
 
 def _last_success(root: Path, runbook: Runbook) -> RunRecord | None:

@@ -12,8 +12,8 @@ import click
 import msgspec
 
 from opsbook.cli.prepare import NO_INVENTORY, check_ssh_config, host_key_rule, read_inventory
-from opsbook.cli.screen import is_terminal, message_console, result_console
-from opsbook.cli.view import UNCHECKED_WARNING, counting
+from opsbook.cli.screen import is_terminal, message_console, result_console, write_document
+from opsbook.cli.view import UNCHECKED_WARNING, ask_hidden, counting
 from opsbook.config import Settings, load_settings
 from opsbook.errors import ExitCode, InventoryError, UsageError
 from opsbook.fleet.keys import accept_keys as accept_keys_of
@@ -25,6 +25,7 @@ from opsbook.model.target import Target
 from opsbook.report.reach import print_keys, print_reach, reach_document, reached
 from opsbook.report.terminal import print_targets
 from opsbook.secrets.inline import masked
+from opsbook.secrets.resolve import Resolver
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,7 @@ def command(
     if is_ping:
         return _ping(targets, settings, as_json=as_json, parallel=parallel, host_keys=host_keys)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(masked(targets)) + b"\n")
+        write_document(msgspec.json.encode(masked(targets)) + b"\n")
     else:
         print_targets(targets, result_console())
     return ExitCode.SUCCEEDED
@@ -96,8 +97,12 @@ def _ping(
     screen = message_console()
     if rule == "off":
         screen.print(UNCHECKED_WARNING, markup=False)
+    resolver = Resolver(ask_hidden if watched else None)
+    resolver.ask_now(options.password, options.sudo_password)
+    for target in targets:
+        resolver.ask_now(target.password, target.become.password)
     with counting(screen, of=len(targets)) as note:
-        answers = ping(targets, options=options, watch=lambda ended: note(ended.state))
+        answers = ping(targets, options=options, watch=lambda ended: note(ended.state), resolver=resolver)
     return _told(reached(targets, answers), print_reach, as_json=as_json)
 
 
@@ -105,7 +110,7 @@ def _told(found: Sequence[_Found], show: Callable[[Sequence[_Found], Console], N
     """Print what was found, and return the exit code it comes to."""
     with suppress(OSError, ValueError):  # nobody reads it: the exit code still says it
         if as_json:
-            sys.stdout.buffer.write(reach_document(found))
+            write_document(reach_document(found))
         else:
             show(found, result_console())
         sys.stdout.flush()

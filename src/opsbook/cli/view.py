@@ -7,11 +7,14 @@ import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from getpass import getpass
 from typing import TYPE_CHECKING
 
 from opsbook.cli.screen import is_terminal
+from opsbook.errors import SecretError
 from opsbook.model.outcome import count_states
 from opsbook.model.target import TargetState
+from opsbook.model.visible import one_line
 from opsbook.report.progress import PlainProgress
 
 if TYPE_CHECKING:
@@ -50,6 +53,19 @@ def counting(console: Console, *, of: int) -> Iterator[Callable[[TargetState], N
         yield note
 
 
+def ask_hidden(question: str) -> str:
+    """Ask the person at the terminal for a secret; what is typed is not shown.
+
+    Raises:
+        SecretError: the input has ended.
+    """
+    try:
+        return getpass(f"{one_line(question)}: ")
+    except EOFError:
+        hint = "type it, or give another reference, such as env:NAME"
+        raise SecretError(f"nothing was typed for {one_line(question)!r}", hint) from None
+
+
 def _write_line(line: str) -> None:
     sys.stderr.write(line)
     sys.stderr.flush()
@@ -68,7 +84,7 @@ class Questions:
         if live is not None:
             live.pause()
         try:
-            self._console.print(f"{question} [y/N] ", end="", markup=False)
+            self._console.print(f"{one_line(question)} [y/N] ", end="", markup=False)
             ready, _, _ = select.select([sys.stdin.fileno(), bell], [], [])
             if bell in ready:
                 return False

@@ -137,7 +137,7 @@ def read_holder(file: Path) -> Holder | None:
 def is_held(file: Path) -> bool:
     """Whether a process holds a lock."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe is not waited for
     except OSError:
         return False
     try:
