@@ -231,6 +231,7 @@ def test_a_full_disk_in_the_middle_of_a_run_lets_no_command_leave(desk, small_di
                         os.write(file.fileno(), bytes(512))
                 except OSError as error:
                     print(error.errno)
+            print("x" * 5000)  # what room the journal's last page has left
             """,
             cell_id="fills",
         ),

@@ -257,9 +257,9 @@ def test_a_durable_script_that_hangs_in_a_full_socket_hides_no_cancel(full, tmp_
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_removal_of_a_spool_that_hangs_in_a_full_socket_hides_no_cancel(full):
+def test_the_removal_of_a_spool_that_hangs_in_a_full_socket_ends_in_its_own_time_though_it_is_cancelled(full):
     script = Script(text=": " + "x" * 8_000_000)
-    job = Removal(full.connection, script, terms=Terms(), seconds=LONG_S)
+    job = Removal(full.connection, script, terms=Terms(), seconds=2)
     full.on_full = job.cancel
     begun = time.monotonic()
     assert job.run(lambda: None).state is TargetState.FAILED
