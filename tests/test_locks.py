@@ -570,8 +570,7 @@ def test_a_lock_whose_file_was_cleaned_away_is_the_file_that_is_there_now(folder
 
 
 def test_locks_lie_where_all_of_a_users_runs_meet(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("opsbook.locks.folder.TEMPORARY", tmp_path)
     home = {"HOME": "/home/maya"}
     assert lock_folder("/srv/locks", home).path == Path("/srv/locks")
     assert lock_folder(None, {**home, "XDG_STATE_HOME": "/state"}).path == Path("/state/opsbook/locks")

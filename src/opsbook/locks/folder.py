@@ -9,7 +9,6 @@ import hashlib
 import os
 import pwd
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,8 @@ _SUFFIX = ".lock"
 _PRIVATE = 0o700
 _FILE = 0o600
 _READ_WRITE = 0o666
+TEMPORARY = Path("/tmp")  # noqa: S108  whose the folder made there is, is looked at before it is used
+"""Where a user without a home has his locks: the same place for all of his runs, whatever their TMPDIR says."""
 
 
 class LockFolder:
@@ -121,4 +122,4 @@ def _account_home() -> str:
 
 
 def _in_temp() -> Path:
-    return Path(tempfile.gettempdir(), f"opsbook-{os.geteuid()}-locks")
+    return TEMPORARY / f"opsbook-{os.geteuid()}-locks"
