@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from opsbook.archive.files import archive_errors, open_or_create, write_all, write_whole
 from opsbook.archive.links import FIRST, digest_of
 from opsbook.archive.reading import open_regular
-from opsbook.model.event import CellOutput, Entry, Event, OnceEnded, RunStarted, TargetEnded
+from opsbook.model.event import CellOutput, Entry, Event, Intent, OnceEnded, RunStarted, TargetEnded
 from opsbook.model.run import Incident
 from opsbook.redaction import Redactor
 
@@ -152,27 +152,37 @@ def _masked_as_streams(events: Sequence[Event], redactor: Redactor) -> Iterator[
 
 def read_journal(file: Path) -> Iterator[Entry]:
     """Yield a journal's entries, as far as the chain holds. An event of a newer kind is passed over."""
-    prev = FIRST
     try:
         stream = open_regular(file)
     except OSError:
         return
     with stream:
-        for line in stream:
-            body = line.removesuffix(b"\n")
-            try:
-                raw = msgspec.json.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return
-            if body == line or not isinstance(raw, dict) or raw.get("prev") != prev:
-                return
-            prev = digest_of(body)
-            try:
-                yield msgspec.convert(raw, Entry)
-            except (msgspec.ValidationError, UnicodeDecodeError):
-                continue
+        yield from (entry for _, entry in read_entries(stream) if entry is not None)
+
+
+def read_entries(lines: Iterable[bytes], prev: str = FIRST) -> Iterator[tuple[str, Entry | None]]:
+    """Yield the hash of each line that follows from the one before, and its entry; None for one of a newer kind."""
+    for line in lines:
+        body = line.removesuffix(b"\n")
+        try:
+            raw = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if body == line or not isinstance(raw, dict) or raw.get("prev") != prev:
+            return
+        prev = digest_of(body)
+        try:
+            yield prev, msgspec.convert(raw, Entry)
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            yield prev, None
 
 
 def has_started(file: Path) -> bool:
     """Whether a journal tells that its run started, as its first lines do."""
     return any(isinstance(entry.event, RunStarted) for entry in read_journal(file))
+
+
+def changed_targets(file: Path) -> frozenset[str]:
+    """Return the targets that a changing command had left for, as a journal tells."""
+    events = (entry.event for entry in read_journal(file))
+    return frozenset(event.target for event in events if isinstance(event, Intent))
