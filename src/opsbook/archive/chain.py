@@ -1,4 +1,4 @@
-"""The chain of heads: `chain.jsonl` in the archive's root, a line for each run that began and one for each that ended.
+"""The chain of heads: `chain.jsonl` in the archive's root, a line for each run that began, ended, or was pruned.
 
 A line carries the hashes of the run's files as they were then, and the hash of the line before, so that a run that is
 changed, rewritten or taken away later shows. Lines are appended one at a time, whoever runs; what a writer that died
@@ -31,6 +31,8 @@ class ChainKind(OpenVocabulary):
 
     CLAIMED = "claimed"
     ENDED = "ended"
+    PRUNED = "pruned"
+    """It is about to be taken away, as retention has it."""
     UNKNOWN = "unknown"
     """Written by a newer opsbook."""
 
@@ -59,9 +61,13 @@ class ChainLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The number of an earlier line of the same run, whose files could not all be put in their places."""
     dropped: int = 0
     """Bytes of a torn line that stood behind the line before and were dropped."""
+    by: str = ""
+    """Who pruned it."""
 
 
-def append_line(root: Path, *, run_id: str, kind: ChainKind, heads: Heads, replaces: int = 0) -> ChainLine:
+def append_line(
+    root: Path, *, run_id: str, kind: ChainKind, heads: Heads, replaces: int = 0, by: str = ""
+) -> ChainLine:
     """Append a line, and return it when it is on disk.
 
     Raises:
@@ -85,6 +91,7 @@ def append_line(root: Path, *, run_id: str, kind: ChainKind, heads: Heads, repla
                 prev=digest_of(last) if last else FIRST,
                 replaces=replaces,
                 dropped=torn,
+                by=by,
             )
             _write(descriptor, msgspec.json.encode(line) + b"\n", keep=size - torn)
         finally:

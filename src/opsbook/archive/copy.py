@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from opsbook.archive.catalogue import name_in_catalogue
 from opsbook.archive.files import write_whole
 from opsbook.archive.links import digest_of
 from opsbook.errors import ArchiveError
@@ -28,6 +30,10 @@ _SEVERAL = 2
 """Streams of one cell between which something may be torn."""
 _KEPT = {"kernelspec", "language_info", "tags"}
 """Metadata that Jupyter goes by."""
+_NAMES = _KEPT | {"papermill", "opsbook", "lc_cell_meme", "lc_notebook_meme", "run_through_control"}
+"""Metadata whose name somebody goes by."""
+_KIND = re.compile(r"(?:text|image|application|audio|video)/[a-z0-9.+-]{1,60}")
+"""How outputs say what they are: a name of the format, not of anybody's."""
 
 
 def clean_document(document: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
@@ -67,7 +73,10 @@ def _clean_output(output: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
             clean[name] = _clean_lines(clean[name], redactor)
     for name in ("data", "metadata"):
         if name in clean:
-            clean[name] = {kind: _clean_lines(value, redactor) for kind, value in clean[name].items()}
+            clean[name] = {
+                kind if _KIND.fullmatch(kind) else redactor.text(kind): _clean_lines(value, redactor)
+                for kind, value in clean[name].items()
+            }
     return clean
 
 
@@ -79,7 +88,11 @@ def _clean_lines(value: Any, redactor: Redactor) -> Any:
 
 
 def _clean_metadata(metadata: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
-    return {name: value if name in _KEPT else redactor.clean(value) for name, value in metadata.items()}
+    clean = {
+        name if name in _NAMES else redactor.text(name): value if name in _KEPT else redactor.clean(value)
+        for name, value in metadata.items()
+    }
+    return {**clean, **({"tags": list(map(redactor.tag, metadata["tags"]))} if "tags" in metadata else {})}
 
 
 class CopyWriter:
@@ -141,6 +154,7 @@ class CopyWriter:
         papermill["input_path"] = record.runbook.path
         papermill["output_path"] = self._file.name
         papermill["exception"] = None if record.exit_code == 0 else True
+        name_in_catalogue(self._document, record)
         self._write(self._document)
 
     def discard(self) -> None:

@@ -59,6 +59,15 @@ def make_folder(folder: Path, *, shared: bool = False) -> None:
         sync_folder(folder.parent)  # what is put on disk in it is worth nothing without its own name
 
 
+def is_shared(root: Path) -> bool:
+    """Whether an archive is one that a group writes to: what all need in it is the group's, whoever makes it."""
+    try:
+        mode = root.stat().st_mode
+    except OSError:
+        return False
+    return bool(mode & stat.S_ISGID and mode & stat.S_IWGRP)
+
+
 def refuse_link(folder: Path) -> None:
     """Refuse a folder of the archive that only leads to one: what is written there would lie somewhere else.
 

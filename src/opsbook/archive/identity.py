@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from opsbook.archive.chain import was_claimed
-from opsbook.archive.files import archive_errors, lock, make_folder, open_or_create, refuse_link, write_all
+from opsbook.archive.files import archive_errors, is_shared, lock, make_folder, open_or_create, refuse_link, write_all
 from opsbook.archive.history import ArchivedRun, read_run
 from opsbook.archive.journal import has_started
 from opsbook.archive.layout import is_alive, is_run_id, run_folder
@@ -57,7 +57,7 @@ class Identity:
         self._root = root
         self._text = text
         with archive_errors(f"claim a run id in {root}"):
-            make_folder(root / IDS, shared=shared)
+            make_folder(root / IDS, shared=shared or is_shared(root))
             refuse_link(root / IDS)
             self._descriptor = open_or_create(root / IDS / f"{digest_of(text.encode())[:32]}.json")
             if not lock(self._descriptor, fcntl.LOCK_EX, seconds=PATIENCE_S):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from opsbook.archive.files import archive_errors, create, make_folder, new_folder, refuse_link, sync_folder
+from opsbook.archive.files import archive_errors, create, is_shared, make_folder, new_folder, refuse_link, sync_folder
 from opsbook.errors import ArchiveError, BusyError
 from opsbook.locks.lock_file import is_held
 
@@ -111,7 +111,7 @@ class Claim:
     def __init__(self, folder: RunFolder, *, shared: bool = False) -> None:
         self.folder = folder
         with archive_errors(f"create {folder.path}"):
-            make_folder(folder.path.parent, shared=shared)
+            make_folder(folder.path.parent, shared=shared or is_shared(folder.path.parents[DEPTH - 1]))
             for place in folder.path.parents[: DEPTH - 1]:
                 refuse_link(place)  # the archive itself may be one
             try:

@@ -30,6 +30,11 @@ def acknowledged_by(folder: RunFolder) -> str | None:
     return _named(folder, ACKNOWLEDGED)
 
 
+def taken_up_by(folder: RunFolder) -> tuple[str, ...]:
+    """Return the ids of the runs that took up what this one left: went on with it, or acknowledged it."""
+    return tuple(run_id for run_id in (successor(folder), acknowledged_by(folder)) if run_id is not None)
+
+
 def note_acknowledged(folder: RunFolder, by: str) -> None:
     """Note that a run acknowledged what this one left in the middle. Of a run that is not there nothing is noted.
 

@@ -7,7 +7,9 @@ a run that was killed the claim alone is proven. What targets said (`hosts/`) is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from io import BytesIO
 from itertools import pairwise
@@ -32,6 +34,8 @@ class Verdict(StrEnum):
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     """Its process was killed; what it left until then is no problem of the archive."""
+    PRUNED = "pruned"
+    """It was taken away as retention has it, and the chain says by whom."""
     WRONG = "wrong"
 
 
@@ -49,6 +53,8 @@ class Verification(Struct, frozen=True, kw_only=True):
 
     runs: int
     """How many runs were looked at."""
+    pruned: int = 0
+    """How many more there were before they were pruned."""
     lines: int
     """How many lines the chain has."""
     head: str
@@ -67,6 +73,8 @@ class _Chain:
     def __init__(self, data: bytes) -> None:
         self.claims: dict[str, Heads] = {}
         self.ends: dict[str, list[ChainLine]] = {}
+        self.prunings: dict[str, ChainLine] = {}
+        """Of each run that was pruned the last line that says so."""
         self.hashes: set[str] = set()
         self.findings: list[Finding] = []
         self.lines = 0
@@ -96,6 +104,8 @@ class _Chain:
             self.claims.setdefault(line.run_id, line.heads)
         elif line.kind is ChainKind.ENDED:
             self.ends.setdefault(line.run_id, []).append(line)
+        elif line.kind is ChainKind.PRUNED:
+            self.prunings[line.run_id] = line
 
     def _say(self, what: str, verdict: Verdict = Verdict.WRONG, *, run_id: str = "") -> None:
         self.findings.append(Finding(verdict=verdict, what=what, run_id=run_id))
@@ -103,7 +113,7 @@ class _Chain:
     @property
     def run_ids(self) -> set[str]:
         """The runs it knows."""
-        return {*self.claims, *self.ends}
+        return {*self.claims, *self.ends, *self.prunings}
 
 
 def verify_archive(
@@ -132,8 +142,39 @@ def verify_archive(
     if wrong:  # what ended while we looked is in the chain by now
         newer = _Chain(read_chain(root))
         found |= {run_id: _verify_run(root, run_id, newer) for run_id in wrong if newer.lines > chain.lines}
-    findings += filter(None, found.values())
-    return Verification(runs=len(ids), lines=chain.lines, head=chain.head, findings=tuple(findings))
+        chain.prunings |= newer.prunings
+    said = [finding for finding in found.values() if finding is not None]
+    pruned = [finding.run_id for finding in said if finding.verdict is Verdict.PRUNED]
+    if not only:
+        said = [finding for finding in said if finding.verdict is not Verdict.PRUNED]
+        said += _prunings(chain.prunings[run_id] for run_id in pruned)
+    return Verification(
+        runs=len(ids) - len(pruned),
+        pruned=len(pruned),
+        lines=chain.lines,
+        head=chain.head,
+        findings=(*findings, *said),
+    )
+
+
+def run_verifier(root: Path) -> Callable[[str], Finding | None]:
+    """Read the chain, and return what tells of a run, by its id, what is to be said of it; nothing when all is well.
+
+    Raises:
+        ArchiveError: the chain cannot be read.
+    """
+    chain = _Chain(read_chain(root))
+    return lambda run_id: _verify_run(root, run_id, chain)
+
+
+def _prunings(lines: Iterable[ChainLine]) -> Iterator[Finding]:
+    """Say who pruned how many runs, and when: one sentence for each day."""
+    for said, count in sorted(Counter(map(_pruning, lines)).items()):
+        yield Finding(verdict=Verdict.PRUNED, what=f"{count} run{'s' * (count > 1)} {said}")
+
+
+def _pruning(line: ChainLine) -> str:
+    return f"pruned on {line.at:%F} by {line.by}"
 
 
 def _verify_run(root: Path, run_id: str, chain: _Chain) -> Finding | None:
@@ -141,8 +182,12 @@ def _verify_run(root: Path, run_id: str, chain: _Chain) -> Finding | None:
     claim, ends = chain.claims.get(run_id), chain.ends.get(run_id, [])
     if not is_run_id(run_id):
         return Finding(verdict=Verdict.WRONG, what=f"{CHAIN} names what is no run", run_id=run_id)
-    folder = run_folder(root, run_id)
+    folder, pruning = run_folder(root, run_id), chain.prunings.get(run_id)
+    if pruning is not None and not os.path.lexists(folder.path):
+        return Finding(verdict=Verdict.PRUNED, what=_pruning(pruning), run_id=run_id)
     verdict, what = next(_verdicts(folder, claim, ends), (Verdict.WELL, ""))
+    if verdict is Verdict.WELL and pruning is not None:
+        verdict, what = Verdict.INTERRUPTED, f"it was {_pruning(pruning)}, and is still there, or there again"
     return None if verdict is Verdict.WELL else Finding(verdict=verdict, what=what, run_id=run_id)
 
 

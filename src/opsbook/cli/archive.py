@@ -15,8 +15,10 @@ from opsbook.archive.history import find_run
 from opsbook.archive.layout import is_run_id
 from opsbook.archive.selection import count_items
 from opsbook.archive.verify import Finding, Verdict, Verification, verify_archive
+from opsbook.cli.export import export
 from opsbook.cli.indexing import ask
 from opsbook.cli.prepare import archive_root
+from opsbook.cli.prune import prune
 from opsbook.cli.screen import is_terminal, message_console, result_console, write_document
 from opsbook.config import load_settings
 from opsbook.errors import ExitCode
@@ -32,6 +34,10 @@ _EVERY = 50
 @click.group("archive")
 def command() -> None:
     """Look after the archive."""
+
+
+command.add_command(prune)
+command.add_command(export)
 
 
 @command.command("verify")
@@ -88,9 +94,9 @@ def _print(found: Verification, root: Path) -> None:
         screen.print(_line(finding), markup=False, soft_wrap=True)
     wrong = sum(finding.verdict is Verdict.WRONG for finding in found.findings)
     verdict = "all is well" if found.is_well else f"{wrong} wrong"
-    screen.print(
-        f"{root}: {found.runs} runs, {found.lines} lines in the chain: {verdict}", markup=False, soft_wrap=True
-    )
+    pruned = f", {found.pruned} pruned" if found.pruned else ""
+    line = f"{root}: {found.runs} runs{pruned}, {found.lines} lines in the chain: {verdict}"
+    screen.print(line, markup=False, soft_wrap=True)
     if found.lines:
         screen.print(f"head {found.head}", markup=False, soft_wrap=True)
 
