@@ -113,7 +113,7 @@ def test_failures_come_first_with_their_state_and_their_reason(desk, sshd):
     assert blocks[2] == "4 ok   web1, web3, web4, db1"
     assert ran.err.splitlines()[0].startswith("✗ exec failed after")
     assert "2 of 6 targets failed" in ran.err
-    assert f"look       opsbook show {desk.run().folder.name}" in ran.err
+    assert f"look       opsbook logs {desk.run().folder.name} --target web2" in ran.err
     only = desk.opsbook("exec", "gone", "true")
     assert only.code == 4
     assert "could not be reached" in only.err or "limit 0" in only.err

@@ -65,7 +65,7 @@ def test_a_failed_run_says_what_failed_first_and_what_to_type_last(tmp_path, mon
         "      with       stack=prod  waves=1,25%,100%\n"
         "      metrics    packages=312  reboots_needed=5\n"
         "      copy       archive/patch.ipynb\n"
-        "      look       opsbook show 20261120T113958Z-patch-7f3a2c\n"
+        "      look       opsbook logs 20261120T113958Z-patch-7f3a2c --target db02\n"
         "      go on      opsbook resume 20261120T113958Z-patch-7f3a2c\n"
     )
 
@@ -89,7 +89,7 @@ def test_a_terminal_that_claims_to_have_no_width_gets_the_whole_summary(width):
     shown = summary_of(failed_record(), width=width)
 
     assert shown.startswith("✗ patch failed after 7:12: 2 of 24\n  targets failed")
-    assert shown.endswith(f"look       opsbook show {RUN_ID}\n      go on      opsbook resume {RUN_ID}\n")
+    assert shown.endswith(f"look       opsbook logs {RUN_ID} --target db02\n      go on      opsbook resume {RUN_ID}\n")
 
 
 def test_a_run_that_succeeded_says_so_and_asks_for_nothing():

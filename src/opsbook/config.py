@@ -52,7 +52,7 @@ _VARIABLES = {
     "OPSBOOK_LOCKS": ("locks", "path"),
 }
 """Which setting each variable lays itself over."""
-_SEVERAL = {("inventory",), ("runbooks",), ("trusted_scripts",), ("ssh", "known_hosts")}
+_SEVERAL = {("inventory",), ("runbooks",), ("trusted_scripts",), ("ssh", "known_hosts"), ("logs", "keywords")}
 """Settings that are lists: in a file one may stand alone, in a variable they are joined as a PATH is."""
 _PATHS = {
     ("archive",),
@@ -110,6 +110,31 @@ class OutputSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     run_characters: Annotated[int, msgspec.Meta(ge=1000)] = 100_000_000
 
 
+_LINES = re.compile(r"([0-9]{0,4}):([0-9]{0,4}):([0-9]{0,4}):([0-9]{0,4})")
+_LINE_COUNTS = (50, 20, 1, 20)
+
+
+class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[logs]`: whether the executed copy sums long outputs up, which the journal has whole."""
+
+    summarize: bool | str = False
+    """Whether all cells are summed up, and not only those that begin with `!!`; or that they are, and by which numbers.
+
+    NII's `s:h:e:f`: from more than s lines on, the first h, at most 2 h that match, the last f. What e says, lines
+    while the cell runs, is done otherwise here.
+    """
+    keywords: tuple[str, ...] = ()
+    """Words that make a line worth showing, besides the common ones for what goes wrong."""
+
+    @property
+    def lines(self) -> tuple[int, int, int]:
+        """How many lines are shown whole, and of more than those how many of the beginning and of the end."""
+        match = _LINES.fullmatch(self.summarize) if isinstance(self.summarize, str) else None
+        texts = match.groups() if match is not None else ("",) * len(_LINE_COUNTS)
+        shown, head, _, tail = (int(text or known) for text, known in zip(texts, _LINE_COUNTS, strict=True))
+        return shown, head, tail
+
+
 class RedactSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[redact]`: what is masked besides the secrets a run is given."""
 
@@ -131,6 +156,15 @@ class NoteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     path: str = NOTES
     """A folder; where nothing is said, `notes` beside the file, or in the working directory without one."""
+
+
+class RetentionSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[retention]`: how long `opsbook archive prune` keeps runs after their end; None for ever."""
+
+    keep: str | float | None = None
+    """Those that succeeded."""
+    keep_failed: str | float | None = None
+    """Those that did not, however they ended."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,9 +192,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ssh: SshSettings = SshSettings()
     env: EnvSettings = EnvSettings()
     output: OutputSettings = OutputSettings()
+    logs: LogSettings = LogSettings()
     redact: RedactSettings = RedactSettings()
     locks: LockSettings = LockSettings()
     notes: NoteSettings = NoteSettings()
+    retention: RetentionSettings = RetentionSettings()
     meme: Literal["auto", "keep", "off"] = "auto"
     """Whether executed copies have MEMEs: always, where their runbook has some, or just as it has them."""
 
@@ -195,10 +231,17 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
         if given is not None and not is_reference(given):
             raise UsageError(f"{name} under [ssh] is given by reference, not by value", "such as env:NAME or file:PATH")
     _check_environment(settings.env)
+    _check_logs(settings.logs)
     for pattern in settings.redact.patterns:
         if why := why_refused(pattern):
             raise UsageError(f"{file}: the pattern {pattern!r} under [redact]: {why}", "patterns are Python's")
     return settings
+
+
+def _check_logs(logs: LogSettings) -> None:
+    """Refuse numbers of lines that are none."""
+    if isinstance(logs.summarize, str) and not _LINES.fullmatch(logs.summarize):
+        raise UsageError(f"summarize under [logs] is {logs.summarize!r}", "true, false or numbers: 50:20:1:20")
 
 
 def _check_environment(env: EnvSettings) -> None:
@@ -274,7 +317,17 @@ def _absolute(value: Any, folder: Path) -> Any:
 def _guess(sentence: str) -> str:
     """Offer the known key nearest to an unknown one."""
     _, marker, rest = sentence.partition("unknown field `")
-    tables = (Settings, SshSettings, EnvSettings, OutputSettings, RedactSettings, LockSettings, NoteSettings)
+    tables = (
+        Settings,
+        SshSettings,
+        EnvSettings,
+        OutputSettings,
+        LogSettings,
+        RedactSettings,
+        LockSettings,
+        NoteSettings,
+        RetentionSettings,
+    )
     known = [name for table in tables for name in table.__struct_encode_fields__]
     name = rest.partition("`")[0]
     if marker and name in SshSettings.__struct_fields__:

@@ -10,6 +10,7 @@ is masked as one. Limits: it cannot see into images, nor into what is compressed
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from threading import Lock
@@ -27,6 +28,7 @@ STRUCTURE = frozenset(
     ("run_id", "cell_id", "id", "call", "digest", "kind", "target", "targets", "selected", "addresses", "waves")
 ) | {*("stream", "signal", "results", "sha256", "tags", "boot_id", "spool", "secrets", "versions")}
 STRUCTURE |= {"parent", "resumed_from"}
+_TAGS = "tags"
 """Fields of our own Structs whose text holds things together: names and ids, not what anybody wrote or printed."""
 SCHEMES = ("env", "file", "cmd", "vault", "prompt")
 PROMPT = "prompt:"
@@ -50,6 +52,8 @@ def shown_reference(reference: str) -> str:
 
 _PORTION = 64 * 1024
 """Characters of a text that are looked through at once."""
+_CUT = re.compile(rb"\n?\xe2\x80\xa6\n?|\n\[\d+ characters left out\]\n")
+"""What stands where opsbook has cut a text: a dot-dot-dot, or the note in what a target said."""
 
 
 class Secret:
@@ -90,6 +94,17 @@ class Secret:
         raise TypeError("a Secret cannot be pickled")
 
 
+class _Edges(msgspec.Struct, frozen=True, kw_only=True):
+    """What cut forms are found by; made when a text is cut, for there is rarely one."""
+
+    values: int
+    """How many values it is of."""
+    letters: bytes
+    """All forms, one after another."""
+    backwards: FormIndex
+    """The forms written backwards: how one ends is how that begins."""
+
+
 class Redactor:
     """Masks every value it was told of. Safe to share between threads."""
 
@@ -97,6 +112,7 @@ class Redactor:
         self._lock = Lock()
         self._known: set[str] = set()
         self._index = FormIndex()
+        self._edges = _Edges(values=0, letters=b"", backwards=self._index)
         self._patterns = TokenPatterns(patterns, tokens=tokens)
 
     def add(self, *values: str, name: str = "a secret") -> None:
@@ -159,11 +175,37 @@ class Redactor:
         if self._known:
             data = as_bytes(text)
             found = self._index.search(data, ends=ends)
-            if found.matches or found.held < len(data):
-                places = _characters(text, data, (found.held, *(at for m in found.matches for at in (m.start, m.end))))
-                spans += [(places[match.start], places[match.end]) for match in found.matches]
+            here = [(match.start, match.end) for match in found.matches] + list(self._cut_short(data))
+            if here or found.held < len(data):
+                places = _characters(text, data, (found.held, *(at for span in here for at in span)))
+                spans += [(places[start], places[end]) for start, end in here]
                 held = min(held, places[found.held])
         return list(_merged(spans)), held
+
+    def _cut_short(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Yield where, before and after each mark of a cut, the part of a form is left that is long enough to mask."""
+        marks = [mark.span() for mark in _CUT.finditer(data)]
+        edges = self._known_edges() if marks else self._edges
+        for number, (start, end) in enumerate(marks):
+            before = marks[number - 1][1] if number else 0
+            after = marks[number + 1][0] if number + 1 < len(marks) else len(data)
+            if data[max(0, start - SHORTEST) : start] in edges.letters:
+                part = data[max(before, start - _PORTION) : start]
+                size = len(part) - self._index.search(part, ends=False).held
+                if size >= SHORTEST:
+                    yield start - size, start
+            if data[end : end + SHORTEST] in edges.letters:
+                part = data[end : min(end + _PORTION, after)][::-1]
+                size = len(part) - edges.backwards.search(part, ends=False).held
+                if size >= SHORTEST:
+                    yield end, end + size
+
+    def _known_edges(self) -> _Edges:
+        with self._lock:
+            if self._edges.values != len(self._known):
+                letters, backwards = self._index.letters(), self._index.backwards()
+                self._edges = _Edges(values=len(self._known), letters=letters, backwards=backwards)
+            return self._edges
 
     def document(self, data: bytes) -> bytes:
         """Return a JSON document byte for byte as it is, or where a known value lies in it, with that masked."""
@@ -190,6 +232,8 @@ class Redactor:
                 name: self._clean_named(item) if name in STRUCTURE else self.clean(item)
                 for name, item in fields.items()
             }
+            if _TAGS in fields:
+                changed[_TAGS] = tuple(map(self.tag, fields[_TAGS]))
             return msgspec.structs.replace(value, **changed)
         if isinstance(value, dict):
             return {self.clean(key): self.clean(item) for key, item in value.items()}
@@ -202,6 +246,11 @@ class Redactor:
         if isinstance(value, dict):
             return {key: self.clean(item) for key, item in value.items()}
         return self.clean(value) if isinstance(value, msgspec.Struct) else value
+
+    def tag(self, tag: str) -> str:
+        """Return a cell's tag as it may be kept: a word stays, what is behind a colon is somebody's text."""
+        word, colon, rest = tag.partition(":")
+        return f"{word}:{self.text(rest)}" if colon else tag
 
 
 class MaskedStream:

@@ -48,7 +48,7 @@ def forms_of(value: str, *, name: str) -> Iterator[Form]:
     raw = as_bytes(value)
     laid_out = (
         (Layout.TEXT, {as_bytes(text) for text in _texts(value, raw)}),
-        (Layout.FOLDED, {*_coded(raw), *_coded(as_bytes(value, "utf-16-le"))}),
+        (Layout.FOLDED, {*_coded(raw), *_coded(as_bytes(value, "utf-16-le")), *_coded_32(raw)}),
         (Layout.SPACED, {raw.hex().encode(), raw.hex().upper().encode()}),
     )
     for layout, spelled in laid_out:
@@ -76,7 +76,10 @@ def _texts(value: str, raw: bytes) -> set[str]:
     addressed |= {quote(form, safe="") for form in tuple(addressed)}
     addressed |= {_lower_escapes(form) for form in addressed}
     dumped = "".join(f"\\x{byte:02x}" for byte in raw)
-    return plain | webbed | addressed | {dumped} | {line.strip() for line in value.splitlines()}
+    units = as_bytes(value, "utf-16-be").hex()
+    escaped = {"".join(f"\\u{unit[at : at + 4]}" for at in range(0, len(unit), 4)) for unit in (units, units.upper())}
+    dashed = {raw.hex("-"), raw.hex("-").upper()}
+    return plain | webbed | addressed | escaped | dashed | {dumped} | {line.strip() for line in value.splitlines()}
 
 
 def _lower_escapes(text: str) -> str:
@@ -91,3 +94,10 @@ def _coded(raw: bytes) -> Iterator[bytes]:
         middle = coded[(0, 2, 3)[shift] : len(coded) - bool((shift + len(raw)) % 3)]
         yield middle
         yield middle.translate(bytes.maketrans(b"+/", b"-_"))
+
+
+def _coded_32(raw: bytes) -> Iterator[bytes]:
+    """Yield the base32 of a value inside a longer text, which depends on where it starts, modulo five bytes."""
+    for shift in range(5):
+        bits = 8 * (shift + len(raw))
+        yield base64.b32encode(bytes(shift) + raw)[-(-8 * shift // 5) : bits // 5]

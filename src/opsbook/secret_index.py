@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from opsbook.secret_forms import Form, Layout
 
@@ -72,7 +73,7 @@ class FormIndex:
     """All forms to look for."""
 
     def __init__(self, forms: Iterable[Form] = ()) -> None:
-        self._known: set[bytes] = set()
+        self._known: dict[bytes, Form] = {}
         self._signs: set[int] = set()
         """The words that needles show themselves by."""
         self._words: defaultdict[int, list[tuple[_Needle, int]]] = defaultdict(list)
@@ -88,7 +89,7 @@ class FormIndex:
         """Look for these as well from now on; only one thread may add at a time."""
         for form in forms:
             if form.data not in self._known:
-                self._known.add(form.data)
+                self._known[form.data] = form
                 self._add(form)
 
     def _add(self, form: Form) -> None:
@@ -106,6 +107,14 @@ class FormIndex:
             (word,) = memoryview(needle.lean[offset : offset + _WORD]).cast("I")
             self._words[word].append((needle, offset))
             self._signs.add(word)
+
+    def letters(self) -> bytes:
+        """Return all forms, one after another."""
+        return b"\n".join(tuple(self._known))
+
+    def backwards(self) -> FormIndex:
+        """Return an index of the same forms, each written backwards."""
+        return FormIndex(replace(form, data=form.data[::-1]) for form in tuple(self._known.values()))
 
     def search(self, data: bytes, *, ends: bool) -> Search:
         """Look through some bytes; unless it `ends` with them, a beginning of a form at their end is held."""

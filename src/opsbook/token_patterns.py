@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 LINE = 4096
 """Characters of a line a pattern sees at once, and that are held back of a line that has no end yet."""
@@ -111,12 +111,17 @@ def why_refused(text: str) -> str:
         return str(error)
     if pattern.search(""):
         return "it matches an empty text as well"
+    return why_slow(text, lambda line: list(pattern.finditer(line)))
+
+
+def why_slow(text: str, search: Callable[[str], object]) -> str:
+    """Say why looking for a pattern takes too long; nothing when it does not."""
     letters = dict.fromkeys([*filter(str.isprintable, text), *"aA0 -/", "ab", "a ", "a,"])
     for letter in letters:
         size = 8
         while size <= LINE:
             begun = time.thread_time()
-            list(pattern.finditer((letter * size)[:size] + "\0"))
+            search((letter * size)[:size] + "\0")
             if time.thread_time() - begun > _SLOW_S:
                 return f"it takes too long on a line such as {letter * 3}…: a repeat within a repeat?"
             size = size + 1 if size < _STEP_BY_STEP else size * 2

@@ -32,13 +32,15 @@ COMMANDS = {
     "exec": "Run one command on some targets.",
     "show": "Show a run, or what a runbook takes and does.",
     "runs": "List the runs, newest first.",
+    "logs": "Print what a run's cells and targets said.",
+    "diff": "Compare two runs.",
     "search": "Search all runs and the runbook library.",
     "lineage": "Show where cells come from, and where else they are.",
     "note": "Keep notes on runbooks, cells and runs.",
     "targets": "List the targets a pattern names.",
     "stop": "Stop a run that is going on.",
     "locks": "List who holds which targets, and what was left in the middle.",
-    "archive": "Verify that the archive is what its runs left.",
+    "archive": "Verify, prune and hand on the archive.",
     "demo": "Start a small SSH fleet on this machine and patch it.",
 }
 

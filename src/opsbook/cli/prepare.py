@@ -132,6 +132,7 @@ def as_always(settings: Settings) -> dict[str, Any]:
         "shared": settings.archive_mode == "group",
         "env": settings.env,
         "output": settings.output,
+        "logs": settings.logs,
         "redact": settings.redact,
         "meme": settings.meme,
         "argv": tuple(sys.argv),

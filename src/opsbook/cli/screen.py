@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ from opsbook.model.visible import plain_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+_EVERY = 50
+"""Runs between two looks at the screen."""
 PLAIN_WIDTH = 120
 """Columns when nobody looks: wide enough for a log."""
 
@@ -48,6 +52,16 @@ def is_terminal(stream: object) -> bool:
     except (AttributeError, ValueError):
         return False  # closed, or not there
     return watched and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
+@contextmanager
+def counted(doing: str) -> Iterator[Callable[[int], None] | None]:
+    """Show on a terminal how many runs were worked on, as long as the block lasts."""
+    if not is_terminal(sys.stderr):
+        yield None
+        return
+    with message_console().status(doing) as shown:
+        yield lambda done: shown.update(f"{doing}: {done} runs") if done % _EVERY == 0 else None
 
 
 def short_path(path: Path) -> Path:

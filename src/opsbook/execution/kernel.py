@@ -31,12 +31,14 @@ OWN = "python3"
 """The kernel name that means opsbook's own interpreter."""
 CONNECTION_FILE = "kernel.json"
 _PREFIX = "opsbook-kernel-"
-_INSIDE = {CONNECTION_FILE, "kernel.log", "ipython", "jupyter", "children", LEFT}
+_INSIDE = {CONNECTION_FILE, "ipython", "jupyter", "children", LEFT}
 """What may lie in the folder besides the kernel's sockets: one with anything else in it is not swept away."""
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  the folder made there is ours alone
 """Where the kernel's folder may be when nothing better is said."""
 LONGEST = 60
 """Characters the place of a kernel's folder may have: a socket's whole path has about a hundred."""
+_LAST_WORDS = 16 * 1024
+"""Bytes of the end of what a kernel said outside the notebook that are looked at."""
 END_S = 2.0
 """Seconds a kernel may take to end after it was told to, before it is killed."""
 GUARD_S = 10.0
@@ -51,7 +53,7 @@ class Kernel:
     ) -> None:
         self.folder = folder
         self.connection_file = folder / CONNECTION_FILE
-        self._log = folder / "kernel.log"
+        self._log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  without a name: it may hold what programs print
         self.is_own = "opsbook.execution.launch" in argv
         """Whether it counts its output and waits for its reader."""
         self.withheld: frozenset[str] = frozenset()
@@ -61,19 +63,19 @@ class Kernel:
         guarded, alive = os.pipe()  # its end closes when this process ends, however it ends
         self._alive = os.fdopen(alive, "wb", buffering=0)
         try:
-            with self._log.open("wb") as log:
-                self.process = subprocess.Popen(  # noqa: S603  our own interpreter, or a kernelspec the user installed
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**environment, CHANNEL_VARIABLE: str(channel.fileno()), GUARD_VARIABLE: str(guarded)},
-                    pass_fds=(channel.fileno(), guarded),
-                    cwd=cwd,
-                    start_new_session=True,
-                )
+            self.process = subprocess.Popen(  # noqa: S603  our own interpreter, or a kernelspec the user installed
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={**environment, CHANNEL_VARIABLE: str(channel.fileno()), GUARD_VARIABLE: str(guarded)},
+                pass_fds=(channel.fileno(), guarded),
+                cwd=cwd,
+                start_new_session=True,
+            )
         except BaseException:
             self._alive.close()
+            self._log.close()
             raise
         finally:
             os.close(guarded)
@@ -86,9 +88,10 @@ class Kernel:
     @property
     def last_words(self) -> str:
         """The last line it said outside the notebook, such as an import that failed."""
-        with suppress(OSError):
-            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        with suppress(OSError, ValueError):  # it is closed with the kernel
+            size = os.fstat(self._log.fileno()).st_size
+            lines = os.pread(self._log.fileno(), _LAST_WORDS, max(0, size - _LAST_WORDS)).decode(errors="replace")
+            return next((line.strip() for line in reversed(lines.splitlines()) if line.strip()), "")
         return ""
 
     @property
@@ -127,6 +130,7 @@ class Kernel:
             self.process.wait()
         with suppress(OSError):
             self.left = tuple(map(int, (self.folder / LEFT).read_text(encoding="ascii").split()))
+        self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -12,14 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from opsbook.archive.history import read_run
-from opsbook.archive.journal import read_journal
+from opsbook.archive.journal import changed_targets
 from opsbook.archive.layout import is_run_id, run_folder
 from opsbook.archive.succession import note_acknowledged, successor
 from opsbook.errors import ArchiveError, RefusedError
 from opsbook.locks.folder import LockFolder
 from opsbook.locks.lock_file import Holder, is_held
 from opsbook.locks.wait import GRACE_S, Wait
-from opsbook.model.event import Intent
 from opsbook.model.lock import LockState, Standing
 from opsbook.model.outcome import name_ranges
 from opsbook.model.run import RunState
@@ -93,8 +92,7 @@ def _read_run(archive: str, run_id: str) -> _Left | None:
         return None
     if record.status in ORDERLY:
         return _Left(record.status, frozenset())
-    events = (entry.event for entry in read_journal(folder.journal))
-    return _Left(record.status, frozenset(event.target for event in events if isinstance(event, Intent)))
+    return _Left(record.status, changed_targets(folder.journal))
 
 
 def refuse_marked(folder: LockFolder, addresses: Mapping[str, str], marks: Marks) -> None:

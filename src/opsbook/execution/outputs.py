@@ -19,10 +19,12 @@ from msgspec import Struct
 from nbclient.exceptions import CellExecutionComplete, CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 
+from opsbook.execution.cell_summary import CellSummary
 from opsbook.execution.run_state import RunInProgress
 from opsbook.execution.sockets import KernelSockets
 from opsbook.execution.terms import COUNTED, OUTPUTS_KEY
 from opsbook.model.event import CellOutput
+from opsbook.runbook.mark import is_marked, without_mark
 from opsbook.runbook.notebook import Document
 
 MOST_OUTPUTS = 5000
@@ -73,6 +75,8 @@ class Keeper:
         self._tail: deque[tuple[str, str]] = deque()
         self._tail_size = 0
         self._told = 0
+        self._last = "stderr"
+        """The stream the head ends with."""
         self.kept = 0
         """Characters that were kept, without those of the tail that is still open."""
         self.cut = 0
@@ -96,6 +100,7 @@ class Keeper:
         head = "" if self._tail or self.cut else text[: self._head_room]
         self._head_room -= len(head)
         self.kept += len(head)
+        self._last = name if head else self._last
         if len(head) < len(text):
             self._remember(name, text[len(head) :])
         return head
@@ -112,12 +117,19 @@ class Keeper:
             self.cut += dropped
 
     def rest(self) -> Iterator[tuple[str, str]]:
-        """Yield what follows the head: one line that says how much was cut, if it was, and the tail."""
+        """Yield what follows the head: one line that says how much was cut, if it was, and the tail.
+
+        The line stands between both parts of the stream that was cut: the redactor knows by it what is cut short.
+        """
+        said = [(name, "".join(text for _, text in pieces)) for name, pieces in groupby(self._tail, key=itemgetter(0))]
         if self.cut > self._told:
-            yield "stderr", f"\n… {self.cut:,} characters of this cell's output were cut …\n"
+            notice = f"\n… {self.cut:,} characters of this cell's output were cut …\n"
+            if said and said[0][0] == self._last:
+                said[0] = self._last, notice + said[0][1]
+            else:
+                said = [(self._last, notice), *((name, f"…{text}") for name, text in said[:1]), *said[1:]]
         self._told = self.cut
-        for name, pieces in groupby(self._tail, key=itemgetter(0)):
-            yield name, "".join(text for _, text in pieces)
+        yield from said
         self._tail.clear()
         self.kept += self._tail_size
         self._tail_size = 0
@@ -146,6 +158,7 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
         self._pieces: list[str] = []
         self._most = min(self._run.output.cell_characters, self._room)
         self._copy, self._journal = Keeper(self._most), Keeper(self._most)
+        self._summary: CellSummary | None = None
         self._shown: dict[str, int] = {}
         self._arrived = 0
         self._announced: int | None = None
@@ -164,12 +177,18 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
         cell.outputs = []
         self.clear_before_next_output = False
         self.code_cells_executed += 1
-        self._request = self.kc.execute(cell.source, **options)
+        self._request = self.kc.execute(self._begun(cell), **options)
         reply = self._reply(cell, cell_index)
         self._take_reply(reply)
         if reply["content"]["status"] != "ok":
             raise CellExecutionError.from_cell_and_msg(cell, reply["content"])
         return cell
+
+    def _begun(self, cell: Document) -> str:
+        """Return a cell's code, and see whether what it says is to be summed up."""
+        language = self.nb.metadata.get("language_info", {}).get("name")
+        self._summary = self._run.summaries.of(self._cell_id, marked=is_marked(cell.source))
+        return without_mark(cell.source, python=language == "python")
 
     def _reply(self, cell: Document, index: int) -> dict[str, Any]:
         """Listen until the kernel has replied and is idle; once it has replied, what does not come is lost."""
@@ -244,6 +263,7 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
         """Begin the copy's outputs again: what the author took away counts no more."""
         self._stream, self._pieces = None, []
         self._copy = Keeper(self._most)
+        self._summary = self._summary and self._run.summaries.of(self._cell_id, marked=True)
         self._shown.clear()
 
     def _fits(self, msg: dict[str, Any]) -> bool:
@@ -274,6 +294,11 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
         return super().output(outs, msg, display_id, cell_index)
 
     def _add_text(self, outs: list[Document], name: str, text: str, cell_index: int) -> None:
+        if self._summary is not None:
+            self._summary.take(name, text)
+            if self._summary.is_long:
+                self._hold_place(outs, cell_index)
+                return
         kept = self._copy.take(name, text)
         if kept:
             self._append(outs, name, kept, cell_index)
@@ -291,6 +316,19 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
             self._stream = super().output(outs, begun, None, cell_index)
         self._pieces.append(text)
 
+    def _hold_place(self, outs: list[Document], cell_index: int) -> None:
+        """Make sure that there is an output the summary can stand in."""
+        if not any(out.output_type == "stream" for out in outs):
+            self._append(outs, "stdout", "", cell_index)
+
+    def _sum_up(self, outs: list[Document]) -> None:
+        """Let the summary stand for all text; outputs stay in their places, which later messages may name."""
+        if self._summary is None or not self._summary.is_long:
+            return
+        texts = (out for out in outs if out.output_type == "stream")
+        for number, out in enumerate(texts):
+            out.name, out.text = ("stdout", self._summary.text()) if not number else (out.name, "")
+
     def _close_stream(self) -> None:
         """Join the pieces of the stream output that has been growing."""
         if self._stream is not None:
@@ -301,6 +339,7 @@ class OutputClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill 
         """Close what the cell said, and say what of it is missing."""
         self._add_rest(cell.outputs, index)
         self._close_stream()
+        self._sum_up(cell.outputs)
         self._tell_rest()
         self._room = max(0, self._room - max(self._copy.kept, self._journal.kept))
         missing = max(0, (self._announced or 0) - self._arrived)

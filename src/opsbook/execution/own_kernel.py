@@ -8,8 +8,10 @@ the notebook, in bounded memory. It listens on Unix sockets in its private folde
 from __future__ import annotations
 
 import asyncio
+import codecs
 import gc
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -34,6 +36,10 @@ from opsbook.execution.terms import COUNTED, IN_FLIGHT, OUTPUTS_KEY
 
 _PORTION = 256 * 1024
 """Characters a stream gathers before it hands them over, whenever the next flush is due."""
+_FULL = 64 * 1024
+"""Bytes a pipe holds."""
+_REST_MS = 500
+"""Milliseconds somebody who waits for room in a pipe may take to write on."""
 _QUEUED = 200
 """Messages of other threads that may wait to be sent."""
 
@@ -132,6 +138,33 @@ class Stream(OutStream):
     def _flush(self) -> None:
         self._gathered = 0
         super()._flush()
+
+    def _watch_pipe_fd(self) -> None:
+        """Take what programs write where the process's own output goes (ipykernel's hook).
+
+        What is there already is taken as one, so that what other threads print does not come in between, and a
+        character whose bytes come apart waits for its end. It goes nowhere else: nobody masks it there.
+        """
+        if (pipe := self._fid) is None:
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        try:
+            while (data := _all_there_is(pipe)) and self._should_watch:
+                self.write(decoder.decode(data))
+        except OSError:
+            self._exc = sys.exc_info()
+
+
+def _all_there_is(pipe: int) -> bytes:
+    """Wait for something to read, and return it with all that is there behind it, or comes as soon as there is room."""
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    data = piece = os.read(pipe, _PORTION)
+    while piece and len(data) < _PORTION:
+        come = waiting.poll(_REST_MS if len(piece) >= _FULL else 0)  # who filled it waits to write on
+        piece = os.read(pipe, _PORTION) if any(event & select.POLLIN for _, event in come) else b""
+        data += piece
+    return data
 
 
 class _Forgotten(defaultdict[int, list[Any]]):

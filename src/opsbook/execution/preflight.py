@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -10,7 +11,7 @@ from opsbook.errors import RefusedError, SecretError
 from opsbook.execution.kernel import kernel_command
 from opsbook.execution.request import RunRequest
 from opsbook.model.protocol import Prompter
-from opsbook.redaction import PROMPT
+from opsbook.redaction import INLINE, PROMPT
 from opsbook.runbook.parameters import prompts_in
 from opsbook.secrets.resolve import Resolver, is_exposed
 
@@ -44,8 +45,9 @@ def check_request(request: RunRequest, prompter: Prompter | None, resolver: Reso
     kernel_command(request.runbook.kernel)
     needed = [*_secrets(request), *_passwords(request)]
     values = [_value(one, resolver) for one in sorted(needed, key=lambda one: one.reference.startswith(PROMPT))]
+    values += _values_before(request, resolver, known={one.reference for one in needed})
     for cell in request.runbook.code_cells:
-        resolver.ask_now(*(() if cell.is_skipped else prompts_in(cell.source)))
+        resolver.ask_now(*(() if cell.is_skipped else prompts_in(cell.code)))
     resolver.ask_no_more()
     exposed = dict.fromkeys(one.reference for one in needed if is_exposed(one.reference))
     return Checked(values=tuple(filter(None, values)), exposed=tuple(exposed))
@@ -106,6 +108,14 @@ def _passwords(request: RunRequest) -> Iterator[_Needed]:
                 seen.add(reference)
                 what = f"a password of {target.name} in the inventory"
                 yield _Needed(reference=reference, what=what, lazily=True)
+
+
+def _values_before(request: RunRequest, resolver: Resolver, *, known: Collection[str]) -> Iterator[str]:
+    """Yield what the run that is resumed was given and can be had again; what cannot is missed when it is used."""
+    for reference in request.resumed.secrets if request.resumed is not None else ():
+        if reference not in known and not reference.startswith((PROMPT, INLINE)):
+            with suppress(SecretError):
+                yield resolver.resolve_early(reference)
 
 
 def _value(needed: _Needed, resolver: Resolver) -> str:

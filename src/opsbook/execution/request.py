@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from opsbook.archive.layout import RunFolder
-from opsbook.config import EnvSettings, OutputSettings, RedactSettings
+from opsbook.config import EnvSettings, LogSettings, OutputSettings, RedactSettings
 from opsbook.execution.origin import git_state, operator_here, versions
 from opsbook.execution.replay import Replay
 from opsbook.model.message import RunOptions
@@ -55,6 +55,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
     replay: Replay
     notes: tuple[str, ...] = ()
     """What differs from the run before."""
+    secrets: tuple[str, ...] = ()
+    """The references of what it was given: this run masks it before it asks for it itself."""
 
 
 class Noted(Struct, frozen=True, kw_only=True):
@@ -102,6 +104,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """Whether a person watches: a first Ctrl-C then lets running commands finish."""
     env: EnvSettings = EnvSettings()
     output: OutputSettings = OutputSettings()
+    logs: LogSettings = LogSettings()
     redact: RedactSettings = RedactSettings()
     selection: CellSelection = CellSelection()
     """What the runbook's cells were chosen by: those left out are marked in it."""

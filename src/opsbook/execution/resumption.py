@@ -20,6 +20,7 @@ from opsbook.archive.succession import acknowledged_by, refuse_resumed
 from opsbook.errors import BusyError, RefusedError, RunbookError, UsageError
 from opsbook.execution.replay import Replay
 from opsbook.execution.request import Resumption
+from opsbook.model.event import SecretUsed
 from opsbook.model.outcome import name_ranges
 from opsbook.model.run import SCHEMA, RunRecord, RunState
 from opsbook.model.target import Inventory
@@ -85,7 +86,15 @@ def go_on(run: ArchivedRun, record: RunRecord, *, insist: bool, resend: bool) ->
     retried = [cell.id for cell in (now or kept).code_cells if cell.rules.retries]
     replay = what_is_known(run, record, resend=resend, insist=insist, retried=retried)
     runbook, notes = runbook_to_run(kept, now, replay, insist=insist)
-    return runbook, Resumption(folder=run.folder, replay=replay, notes=notes)
+    return runbook, Resumption(folder=run.folder, replay=replay, notes=notes, secrets=_secrets_of(run, record))
+
+
+def _secrets_of(run: ArchivedRun, record: RunRecord) -> tuple[str, ...]:
+    """Return the references of the secrets a run was given; where its end is not recorded, its journal knows."""
+    if record.ended_at is not None:
+        return tuple(dict.fromkeys(use.reference for use in record.secret_uses))
+    events = (entry.event for entry in read_journal(run.folder.journal))
+    return tuple(dict.fromkeys(event.reference for event in events if isinstance(event, SecretUsed)))
 
 
 def what_is_known(run: ArchivedRun, record: RunRecord, *, resend: bool, insist: bool, retried: Iterable[str]) -> Replay:

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from opsbook.config import OutputSettings
+from opsbook.execution.cell_summary import Summaries
 from opsbook.execution.channel import ChannelServer
 from opsbook.execution.kernel import OWN, Kernel
 from opsbook.execution.recorder import Recorder
@@ -35,6 +36,7 @@ class RunInProgress:
         checking: bool,
         replay: Replay,
         output: OutputSettings,
+        summaries: Summaries,
         limits: TimeLimits,
         branching: Branching | None,
     ) -> None:
@@ -48,6 +50,7 @@ class RunInProgress:
         self._replay = replay
         self.output = output
         """How much of what cells say is kept."""
+        self.summaries = summaries
         self.injects = injects
         """Whether papermill adds a cell with the parameters' values."""
         self._limits = limits

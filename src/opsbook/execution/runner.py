@@ -21,6 +21,7 @@ from opsbook.archive.fold import RecordFold
 from opsbook.archive.layout import new_run_id, run_folder
 from opsbook.archive.succession import succeeding
 from opsbook.errors import ArchiveError, BusyError, OpsbookError, RunbookError
+from opsbook.execution.cell_summary import Summaries
 from opsbook.execution.channel import ChannelServer
 from opsbook.execution.deferred import choose_validator, put_off
 from opsbook.execution.identity import RequestIdentity
@@ -238,6 +239,7 @@ class _Run:
             checking=self._request.options.checking,
             replay=self._replay,
             output=self._request.output,
+            summaries=self._summaries(),
             limits=self._request.limits,
             branching=self._branching,
         )
@@ -261,6 +263,10 @@ class _Run:
             channel.stopping.set()  # nobody waits for what a thread of the author's would send now
             engine.finish(state)
         return lost
+
+    def _summaries(self) -> Summaries:
+        numbers = {cell.id: number for number, cell in enumerate(self._claimed.cells, start=1)}
+        return Summaries(self._request.logs, self._redactor, run_id=self._claimed.run_id, numbers=numbers)
 
     def _document(self) -> Document:
         """Return the runbook as a document, with the MEMEs of this run's copy."""

@@ -21,6 +21,7 @@ from opsbook.fleet.session import Session, current
 from opsbook.model.message import ATTEMPT_KEY
 from opsbook.model.parameter import ParameterSpec
 from opsbook.redaction import Secret
+from opsbook.runbook.mark import without_mark
 from opsbook.runbook.parameters import convert, read_parameters
 
 _GIVEN = {
@@ -49,6 +50,13 @@ def load(shell: Any) -> None:
     shell.events.register("pre_run_cell", extension.before_cell)
     shell.events.register("post_run_cell", extension.after_cell)
     shell.set_custom_exc((OpsbookError,), _show_error)
+    if session.channel is None:  # a runner takes it off itself
+        shell.input_transformers_cleanup.insert(0, _take_mark_off)
+
+
+def _take_mark_off(lines: list[str]) -> list[str]:
+    """Return a cell's lines without the mark that has its output summed up."""
+    return without_mark("".join(lines)).splitlines(keepends=True)
 
 
 def _show_error(

@@ -64,7 +64,7 @@ class Session:
     ) -> None:
         self._inventory = inventory
         self._selected = None if selected is None else frozenset(selected)
-        self.options = options
+        self.options = options = replace(options, withheld=tuple(environment))
         self.channel = channel
         self.secrets = Revealer(channel, environment, lambda: self.cell_id)
         self.pool = Pool(options, self.secrets.login_password, self.report)

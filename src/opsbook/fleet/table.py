@@ -124,7 +124,7 @@ def _shortened(text: str, *, whole: bool) -> tuple[list[str], int]:
 
 def _line(text: str) -> str:
     shown = visible(text[:LONGEST])
-    return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}…"
+    return shown if len(shown) <= _LONGEST_LINE and len(text) <= LONGEST else f"{shown[:_LONGEST_LINE]}…"
 
 
 def _detail(text: str) -> str:

@@ -47,6 +47,8 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     """Seconds to wait for a lock somebody else holds."""
     checking: bool = False
     """Whether this is a dry run: nothing leaves that is not marked read-only (SEMANTICS 24)."""
+    withheld: tuple[str, ...] = ()
+    """Variables that hold secrets: no program that is started to reach a target has them."""
 
     @classmethod
     def from_settings(

@@ -23,6 +23,8 @@ _UNSEEN_IN_JSON = re.compile(f"(?![\\x00-\\x1f]){_ACTING.pattern}")
 """What acts though JSON may carry it as it is; what it may not it has spelled out itself."""
 LONGEST = 2000
 """Characters of a line that are ever looked at where only the last lines count."""
+_CI_GROUP = re.compile(r"(?:---|\+\+\+|~~~|\^\^\^)(?=\s)")
+"""What begins a group in a Buildkite log, at the beginning of a line alone."""
 _CI_COMMAND = re.compile(r"##(?=\[|vso\[|teamcity\[)")
 
 
@@ -68,6 +70,8 @@ def ci_safe(line: str) -> str:
     body = line.lstrip()
     if body.startswith("::"):
         line = f"{line[: len(line) - len(body)]}: {body[1:]}"
+    if _CI_GROUP.match(line):
+        line = f"{line[0]} {line[1:]}"
     return _CI_COMMAND.sub("# #", line)
 
 

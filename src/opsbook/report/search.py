@@ -11,6 +11,7 @@ from rich.text import Text
 
 from opsbook.archive.excerpt import Excerpt
 from opsbook.archive.index_items import BOOK
+from opsbook.archive.line_pattern import PatternError
 from opsbook.archive.query import QueryError
 from opsbook.archive.search import Found, Hit
 from opsbook.model.visible import one_line, visible
@@ -39,7 +40,7 @@ def found_document(found: Found, *, query: str) -> bytes:
     return msgspec.json.encode({"query": query, **msgspec.to_builtins(found)}) + b"\n"
 
 
-def print_place(error: QueryError, console: Console) -> None:
+def print_place(error: QueryError | PatternError, console: Console) -> None:
     """Print a query that cannot be understood, and a sign under the place where it went wrong."""
     before, behind = (_on_one_line(part) for part in (error.text[: error.at], error.text[error.at :]))
     show(console, [Text(f"  {before}{behind}"), Text(f"  {' ' * cell_len(before)}^")])

@@ -7,6 +7,7 @@ recorded: whoever renders them makes them harmless. Knows no terminal.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,7 +70,6 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
     """Return what to say about a run; `copy` is its executed notebook."""
-    worth_a_look = record.status is not RunState.SUCCEEDED
     return Summary(
         run_id=record.run_id,
         status=record.status,
@@ -82,9 +82,17 @@ def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
         parameters=tuple((name, show_value(value)) for name, value in record.parameters.items()),
         metrics=tuple((name, show_value(value)) for name, value in record.metrics.items()),
         copy=_nearest(copy) if copy is not None else "",
-        look=f"opsbook show {record.run_id}" if worth_a_look else "",
+        look=_look(record) if record.status is not RunState.SUCCEEDED else "",
         go_on=f"opsbook resume {record.run_id}" if _can_go_on(record) else "",
     )
+
+
+def _look(record: RunRecord) -> str:
+    """Return the command that shows more: what the target said that failed first, else how the run went."""
+    for group in group_targets(record.targets.results):
+        if group.state.is_failure and not group.state.is_unreachable:
+            return f"opsbook logs {record.run_id} --target {shlex.quote(group.names[0])}"
+    return f"opsbook show {record.run_id}"
 
 
 def _can_go_on(record: RunRecord) -> bool:

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
+from opsbook.errors import ParameterError
 from opsbook.redaction import Secret
+from opsbook.token_patterns import LINE, why_slow
 
 _NAMED: dict[str, Any] = {
     "str": str,
@@ -60,6 +62,7 @@ def read_annotation(source: str) -> Any:
 
     Raises:
         ValueError: it is not one of the known types.
+        ParameterError: the pattern it names would take forever on some text.
     """
     try:
         kind = _type(ast.parse(source, mode="eval").body)
@@ -120,8 +123,9 @@ def _bound(text: str) -> msgspec.Meta:
             return msgspec.Meta(ge=limit) if text[0] == ">" else msgspec.Meta(le=limit)
     except ValueError:
         pass
-    re.compile(text)
-    return msgspec.Meta(pattern=f"^(?:{text})$")
+    if why := why_slow(text, re.compile(whole := f"^(?:{text})$").search):
+        raise ParameterError(f"the pattern {text!r} cannot be used: {why}")
+    return msgspec.Meta(pattern=whole, max_length=LINE)
 
 
 def _number(text: str) -> int | float:

@@ -21,6 +21,7 @@ from opsbook.errors import RunbookError
 from opsbook.model.parameter import ParameterSpec
 from opsbook.runbook.file import RawNotebook, decode_notebook, read_bytes
 from opsbook.runbook.header import Header, headings, read_header
+from opsbook.runbook.mark import without_mark
 from opsbook.runbook.parameters import read_parameters
 from opsbook.runbook.tags import CLEANUP_TAGS, GATE_TAG, INJECTED_TAG, PARAMETERS_TAG, SKIP_TAGS, CellRules, read_tags
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = "NotebookNode"
 """A notebook in nbformat's terms; named without importing it."""
+_LABEL = 60
+"""Characters of a line of code that name its cell."""
+_ENDS_WORD = " \t,;()[]{}='\""
 _SHOWN = 300
 """Characters of what nbformat says that are repeated: it repeats what it read."""
 
@@ -54,6 +58,11 @@ class Cell(Struct, frozen=True, kw_only=True):
     """Whether a gate is asked about although its code is left out."""
 
     @property
+    def code(self) -> str:
+        """Its source without the mark that has its output summed up."""
+        return without_mark(self.source)
+
+    @property
     def is_code(self) -> bool:
         """Whether there is something to execute."""
         return self.kind == "code" and bool(self.source.strip())
@@ -76,23 +85,23 @@ class Cell(Struct, frozen=True, kw_only=True):
     @property
     def sets_up(self) -> bool:
         """Whether the other cells need it: the parameters, or what loads opsbook."""
-        loads = (line.split() == ["%load_ext", "opsbook"] for line in self.source.splitlines())
+        loads = (line.split() == ["%load_ext", "opsbook"] for line in self.code.splitlines())
         return self.kind == "code" and (PARAMETERS_TAG in self.tags or any(loads))
 
     @property
     def fans_out(self) -> bool:
         """Whether its text is an `%%on` cell."""
-        return self.source.split(maxsplit=1)[:1] == ["%%on"]
+        return self.code.split(maxsplit=1)[:1] == ["%%on"]
 
     @property
     def line(self) -> str:
         """What stands behind `%%on`; empty in any other cell."""
-        return self.source.lstrip().splitlines()[0].removeprefix("%%on").strip() if self.fans_out else ""
+        return self.code.lstrip().splitlines()[0].removeprefix("%%on").strip() if self.fans_out else ""
 
     @property
     def asks_for_targets(self) -> bool:
         """Whether its text, as far as text can tell, asks for targets in Python."""
-        return self.is_code and not self.fans_out and _calls_targets(self.source)
+        return self.is_code and not self.fans_out and _calls_targets(self.code)
 
     @property
     def changes(self) -> bool:
@@ -193,7 +202,7 @@ def _understood(path: Path, raw: bytes) -> Runbook:
         sha256=hashlib.sha256(raw).hexdigest(),
         header=read_header(opening),
         cells=cells,
-        parameters=read_parameters(tagged[0].source) if tagged else (),
+        parameters=read_parameters(tagged[0].code) if tagged else (),
         kernel=document.metadata.kernelspec.name,
     )
 
@@ -269,11 +278,18 @@ def _label(cells: list[Cell]) -> list[Cell]:
         if cell.kind == "markdown":
             heading = next((text for level, text in reversed(headings(cell.source)) if level > 1), heading)
         own = "Parameters" if PARAMETERS_TAG in cell.tags else ""
-        first_line = next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
-        label = own or heading or first_line[:60]
+        first_line = next((line.strip() for line in cell.code.splitlines() if line.strip()), "")
+        label = own or heading or _shortened(first_line)
         rules = read_tags(cell.tags, cell=label) if cell.is_code else CellRules()
         labelled.append(msgspec.structs.replace(cell, label=rules.phase or label, rules=rules))
     return labelled
+
+
+def _shortened(line: str) -> str:
+    """Return a line, or its beginning: cut at an end of a word, so that no token is shown in part."""
+    begun = line[:_LABEL]
+    ends = max(map(begun.rfind, _ENDS_WORD)) if len(line) > _LABEL else -1
+    return begun if len(line) <= _LABEL else f"{begun[: max(ends, 0)].rstrip()}…"
 
 
 def _calls_targets(source: str) -> bool:

@@ -100,20 +100,22 @@ class SshConfig:
         except RuntimeError as error:
             raise _error(file, f"cannot be read: {error}") from error
 
-    def look_up(self, host: str, given: Mapping[str, str]) -> Options:
+    def look_up(self, host: str, given: Mapping[str, str], *, withheld: Sequence[str] = ()) -> Options:
         """Return what holds for a host, under what is said already (its user, its port), which wins.
+
+        The command of a `Match exec` has none of the variables that are `withheld`.
 
         Raises:
             ConnectError: it asks for what opsbook cannot do, or the command of a `Match exec` did not end.
         """
         found: Options = {name: (value,) for name, value in given.items()}
-        if self._pass(found, host, host, final=False):
+        if self._pass(found, host, host, final=False, withheld=withheld):
             name = expand(found.get("hostname", (host,))[0], {"h": host})
             found["hostname"] = (name,)
-            self._pass(found, host, name, final=True)
+            self._pass(found, host, name, final=True, withheld=withheld)
         return found
 
-    def _pass(self, found: Options, original: str, host: str, *, final: bool) -> bool:
+    def _pass(self, found: Options, original: str, host: str, *, final: bool, withheld: Sequence[str]) -> bool:
         """Take what holds on one reading; whether a second one was asked for (`Match final`)."""
         holds: dict[int, bool] = {}
         again = False
@@ -123,7 +125,7 @@ class SshConfig:
             for header in line.headers:
                 if id(header) not in holds:
                     again = again or (header.kind == "match" and "final" in map(_plain, header.words))
-                    holds[id(header)] = _holds(header, found, original, host, final=final)
+                    holds[id(header)] = _holds(header, found, original, host, final=final, withheld=withheld)
                 if not holds[id(header)]:
                     break
             else:
@@ -160,7 +162,7 @@ def _take(found: Options, line: _Line) -> None:
         found.setdefault(line.name, line.values)
 
 
-def _holds(header: _Header, found: Options, original: str, host: str, *, final: bool) -> bool:
+def _holds(header: _Header, found: Options, original: str, host: str, *, final: bool, withheld: Sequence[str]) -> bool:
     """Whether a block is for this host."""
     if header.kind == "host":
         return _matches(header.words, host)
@@ -169,19 +171,27 @@ def _holds(header: _Header, found: Options, original: str, host: str, *, final: 
         word = words.pop(0)
         kind = _plain(word)
         argument = words.pop(0) if kind in WITH_ARGUMENT else ""
-        if _criterion(kind, argument, found, original, host, final=final, place=header.place) == word.startswith("!"):
+        if kind == "exec":
+            holds = _succeeds(_exec_command(argument, found, original, host), header.place, withheld=withheld)
+        else:
+            holds = _criterion(kind, argument, found, original, host, final=final)
+        if holds == word.startswith("!"):
             return False
     return True
 
 
-def _criterion(kind: str, argument: str, found: Options, original: str, host: str, *, final: bool, place: str) -> bool:
-    """Whether one criterion of a `Match` holds."""
+def _exec_command(argument: str, found: Options, original: str, host: str) -> str:
+    """Return the command of a `Match exec`, with what is known of the host filled in."""
+    name = expand(found.get("hostname", (host,))[0], {"h": host})
+    user, port = found.get("user", (local_user(),))[0], found.get("port", ("22",))[0]
+    return expand_command(argument, {"h": name, "n": original, "r": user, "p": port, **local_tokens()})
+
+
+def _criterion(kind: str, argument: str, found: Options, original: str, host: str, *, final: bool) -> bool:
+    """Whether one criterion of a `Match` holds, of those that run nothing."""
     me = local_user()
     name = expand(found.get("hostname", (host,))[0], {"h": host})
     user = found.get("user", (me,))[0]
-    if kind == "exec":
-        tokens = {"h": name, "n": original, "r": user, "p": found.get("port", ("22",))[0], **local_tokens()}
-        return _succeeds(expand_command(argument, tokens), place)
     if kind in {"canonical", "final"}:
         return final
     asked = {"host": name, "originalhost": original, "user": user, "localuser": me}
@@ -204,12 +214,17 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.IGNORECASE)
 
 
-def _succeeds(command: str, place: str) -> bool:
+def _succeeds(command: str, place: str, *, withheld: Sequence[str]) -> bool:
     """Run the command of a `Match exec`, as ssh does: by the user's shell, without input."""
     shell = os.environ.get("SHELL", "/bin/sh")
     null = subprocess.DEVNULL
     process = subprocess.Popen(  # noqa: S603  the user's own configuration asks for it
-        [shell, "-c", command], stdin=null, stdout=null, stderr=null, start_new_session=True
+        [shell, "-c", command],
+        stdin=null,
+        stdout=null,
+        stderr=null,
+        env={name: value for name, value in os.environ.items() if name not in withheld},
+        start_new_session=True,
     )
     try:
         return process.wait(EXEC_S) == 0

@@ -53,7 +53,7 @@ def reach(route: Route, via: paramiko.Transport | None, deadline: float, *, sile
         channel = via.open_channel("direct-tcpip", (route.host, route.port), ("127.0.0.1", 0), timeout=seconds)
         return Wire(channel)
     if route.proxy_command is not None:
-        return ProxySocket(route.proxy_command)
+        return ProxySocket(route.proxy_command, withheld=route.withheld)
     sock = _connect(_addresses(route, deadline), route, deadline)
     _tune(sock, silence_s)
     return QuickSocket(sock)

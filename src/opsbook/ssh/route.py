@@ -68,6 +68,8 @@ class Route(Struct, frozen=True, kw_only=True):
     via: Route | None = None
     """The jump host this one is behind."""
     proxy_command: str | None = None
+    withheld: tuple[str, ...] = ()
+    """Variables the proxy command does not have."""
 
     @property
     def address(self) -> str:
@@ -126,7 +128,7 @@ class Atlas:
     def _route(
         self, host: str, given: dict[str, str], config: SshConfig, *, target: Target | None, chain: tuple[str, ...]
     ) -> Route:
-        said = config.look_up(host, given)
+        said = config.look_up(host, given, withheld=self._options.withheld)
         name = expand(_first(said, "hostname") or host, {"h": host})
         user, port = _first(said, "user") or local_user(), _port(_first(said, "port"))
         tokens = {"h": name, "n": host, "p": str(port), "r": user, **local_tokens()}
@@ -156,6 +158,7 @@ class Atlas:
             family=_first(said, "addressfamily") or "any",
             via=via,
             proxy_command=command,
+            withheld=self._options.withheld,
         )
 
     def _known_hosts(self, own: str | None, said: Options, tokens: dict[str, str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -198,7 +198,8 @@ class ProxySocket(Wire):
 
     patience = 3
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, *, withheld: Sequence[str] = ()) -> None:
+        """Start a command, without the variables that are `withheld` from it."""
         ours, theirs = socket.socketpair()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the command
         with theirs:
@@ -208,6 +209,7 @@ class ProxySocket(Wire):
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=self._errors.fileno(),
+                    env={name: value for name, value in os.environ.items() if name not in withheld},
                     start_new_session=True,
                 )
             except BaseException:
