@@ -215,7 +215,8 @@ class CellClient(OutputClient):
     def _hint(self, name: str, raised: str) -> str:
         """Say what to do when the kernel was not given a variable, or is a Python that has no opsbook."""
         if name == "KeyError" and raised.strip("'") in self._run.kernel.withheld:
-            return ": it is set here and not handed to notebooks; name it under [env] pass in opsbook.toml"
+            place = "name it under [env] pass in opsbook.toml, or a secret under [env.secrets]"
+            return f": it is set here and not handed to notebooks; {place}"
         if raised != "No module named 'opsbook'":
             return ""
         return f": the kernel {self._run.kernel_name!r} is another Python; install opsbook there, or choose python3"
