@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Sshd
+from msgspec.structs import replace
 from rig import Rig, known_hosts, target_of
 from support import LOAD, Desk, code
 
-from opsbook.errors import FleetError
+from opsbook.errors import FleetError, UsageError
 from opsbook.fleet.fleet import Fleet
 from opsbook.model.target import TargetState
 
@@ -39,6 +40,14 @@ def test_variables_that_cannot_be_used_are_left_out_until_a_script_names_them(ri
     assert fleet.run("echo ${templated_too-}$plain", vars=True, check=False)["web1"].stdout == "it's\n"
     assert "AES256" not in refused["web1"].reason
     assert rig.journal.intents("web1") == 2
+
+
+def test_variables_of_a_file_that_is_encrypted_as_a_whole_are_handed_over_by_nobody(rig):
+    sealed = [replace(target, sealed=("group_vars/web.yml",)) for target in rig.targets[:1]]
+    fleet = Fleet(rig.session, [*sealed, *rig.targets[1:]])
+    with pytest.raises(UsageError, match="variables of web1 are not known: group_vars/web"):
+        fleet.run("true", vars=True, check=False)
+    assert fleet.run("true", check=False).ok.names == ("web1", "web2")
 
 
 def test_the_run_says_how_long_a_command_may_be_silent_unless_the_call_does(rig):
@@ -90,7 +99,7 @@ def test_a_wholly_encrypted_file_of_variables_is_noted_and_refused_only_where_va
     file = f"{tmp_path}/host_vars/web1.yml"
     assert desk.run().record["notes"] == [f"{file} is encrypted by ansible-vault: what it sets is not known"]
     error = desk.run().record["cells"][-1]["error"]["text"]
-    assert error.startswith(f"%%on: --vars: the variables of web1 are not known: {file} is encrypted")
+    assert error.startswith(f"the inventory variables of web1 are not known: {file} is encrypted")
     assert list(desk.run().states.values()) == ["ok", "ok", "ok", "failed"]
     assert not (tmp_path / "ran").exists()
     assert desk.opsbook("run", "book.ipynb", "-t", "web2").code == 0

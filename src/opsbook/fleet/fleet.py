@@ -66,6 +66,17 @@ def check_flags(
         raise UsageError(f"without sudo it cannot run as {as_user!r}", "leave out one of the two")
 
 
+def _check_known(targets: Iterable[Target]) -> None:
+    """Refuse to hand over variables that nobody can tell (see `Target.sealed`)."""
+    sealed = {target.name: target.sealed for target in targets if target.sealed}
+    if sealed:
+        files = ", ".join(dict.fromkeys(file for files in sealed.values() for file in files))
+        raise UsageError(
+            f"the inventory variables of {name_ranges(list(sealed))} are not known: {files} is encrypted",
+            "decrypt it, encrypt its values one by one (!vault), or ask for no inventory variables",
+        )
+
+
 class Fleet:
     """Targets, in the order of the inventory. A value: selecting from it makes another one."""
 
@@ -148,7 +159,8 @@ class Fleet:
         an `idempotent` script whose end nobody knows is run again, and a `fresh` question is asked again.
 
         Raises:
-            UsageError: two of these contradict each other, or an amount cannot be understood.
+            UsageError: two of these contradict each other, an amount cannot be understood, or a target's variables
+                cannot be told.
             FleetError: more targets failed than `max_fail` (a number, or a percentage of this fleet) allows.
         """
         check_flags(durable=durable, read_only=read_only, sudo=sudo, as_user=as_user, fresh=fresh)
@@ -171,6 +183,8 @@ class Fleet:
         durable: bool,
     ) -> RunScript:
         """Return what is done with a script, with the parameters as its variables and secrets revealed."""
+        if vars:
+            _check_known(self)
         environment = {name: self._revealed(name, v) if isinstance(v, Secret) else str(v) for name, v in env.items()}
         options = self._session.options
         return RunScript(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from opsbook.errors import UsageError
@@ -19,8 +19,6 @@ from opsbook.fleet.operation import shell_value
 from opsbook.fleet.result import FleetResult
 from opsbook.fleet.session import current
 from opsbook.model.amount import parse_share
-from opsbook.model.outcome import name_ranges
-from opsbook.model.target import Target
 from opsbook.redaction import Secret
 
 _FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -68,21 +66,8 @@ def on(line: str, cell: str, namespace: Mapping[str, object]) -> None:
     pattern, waves = flags.pop("pattern"), flags.pop("waves")
     flags["env"] = {name: _named(name, source, namespace) for name, source in map(_pair, flags["env"])}
     fleet = targets(pattern)
-    if flags["vars"]:
-        _check_sealed(current().select(pattern))
     result = _in_waves(fleet, cell, waves, flags) if waves else fleet.run(cell, **flags)
     current().show(result)
-
-
-def _check_sealed(chosen: Sequence[Target]) -> None:
-    """Refuse to hand over variables that nobody can tell (see `Target.sealed`)."""
-    names = [target.name for target in chosen if target.sealed]
-    if names:
-        files = dict.fromkeys(file for target in chosen for file in target.sealed)
-        raise UsageError(
-            f"%%on: --vars: the variables of {name_ranges(names)} are not known: {', '.join(files)} is encrypted",
-            "decrypt it, encrypt its values one by one (!vault), or leave out --vars",
-        )
 
 
 def read_line(line: str, namespace: Mapping[str, object]) -> dict[str, Any]:
