@@ -15,8 +15,11 @@ from typing import Any
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
 SECONDS = 300
-UNREACHABLE = ("your network may be blocking", "ConnectionError", "Connection error", "Max retries", "timed out")
-"""How pip-audit says that nobody answered; any other error of its own is one of ours."""
+UNREACHABLE = (
+    *("your network may be blocking", "ConnectionError", "Connection error", "Max retries", "timed out"),
+    *("Client Error", "Server Error", "Could not connect", "redirecting properly", "SSLError", "ServiceError"),
+)
+"""How pip-audit says that nobody answered, or only a proxy did; any other error of its own is one of ours."""
 
 
 def judge(report: str, said: str) -> tuple[list[str], int]:

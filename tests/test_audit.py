@@ -34,6 +34,7 @@ def judge() -> Callable[[str, str], tuple[list[str], int]]:
         ([SKIPPED, SKIPPED], "No known vulnerabilities found", "could not be done", 0),
         (None, "ERROR: Tip: your network may be blocking this service", "could not be done", 0),
         (None, "timed out after 300 s", "could not be done", 0),
+        (None, "ERROR: 403 Client Error: Forbidden for url", "could not be done", 0),
         (None, "ERROR: requirement has no hashes", "pip-audit failed: ERROR: requirement has no hashes", 1),
         (None, "No module named pip_audit", "pip-audit failed", 1),
         (None, "", "pip-audit failed", 1),
