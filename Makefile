@@ -14,7 +14,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --dist worksteal
 demo: $(READY)  ## start an SSH fleet on loopback and patch it
 	$(BIN)/opsbook demo
 
-test: $(READY) sshd  ## all tests but the long ones
+test: $(READY) sshd browser  ## all tests but the long ones
 	$(PYTEST)
 
 lint: $(READY)  ## style, types and what is dangerous
@@ -54,6 +54,13 @@ sshd:  # the tests run against a real sshd and a real sudo; Debian's are install
 	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server sudo procps >/dev/null; } || { \
 	  echo "error: the tests need sshd and sudo; install the packages openssh-server, sudo and procps" >&2; exit 2; }
+
+.PHONY: browser
+browser:  # pages are looked at in a real one, which is installed where it may be; without it those tests are skipped
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }; } >/dev/null \
+	  || echo "note: no browser, and none could be installed: the tests that need one are skipped" >&2
 
 lock:  ## pin every dependency, with hashes and without addresses
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \

@@ -23,6 +23,8 @@ import opsbook
 from opsbook.errors import ExitCode, OpsbookError
 from opsbook.model.visible import ci_safe, one_line, visible
 
+_SHOWN = 60
+"""Characters of a path nobody can have written."""
 _GARBAGE = 20_000
 """Objects made between two searches for garbage: a command imports many, and makes hardly any garbage."""
 
@@ -31,6 +33,7 @@ COMMANDS = {
     "resume": "Go on with a run that stopped.",
     "exec": "Run one command on some targets.",
     "show": "Show a run, or what a runbook takes and does.",
+    "report": "Write a run as one page.",
     "runs": "List the runs, newest first.",
     "logs": "Print what a run's cells and targets said.",
     "diff": "Compare two runs.",
@@ -115,25 +118,43 @@ def _run(args: list[str]) -> int:
     except (BrokenPipeError, SystemExit):
         return 0  # whoever read our output has seen enough (click leaves by SystemExit then)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last border: a defect of ours is two lines too
-        return _fail(*_explain(error), args)
+        return _fail(*_explain(error, args), args)
     return int(result) if isinstance(result, int) else 0
 
 
-def _explain(error: BaseException) -> tuple[str, str, int]:
+def _explain(error: BaseException, args: list[str]) -> tuple[str, str, int]:
     """Return what went wrong, what to do about it, and the exit code."""
     match error:
         case OpsbookError():
             return str(error), error.hint, error.exit_code
         case click.UsageError():
-            what, _, hint = error.format_message().partition("\n")
-            where = error.ctx.command_path if error.ctx else "opsbook"
-            return what, hint or f"see {where} --help", ExitCode.USAGE
+            return *_misused(error), ExitCode.USAGE
         case click.Abort() | KeyboardInterrupt():
             return "interrupted", "", ExitCode.SIGNAL + signal.SIGINT
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return f"cannot write: {error.strerror}", "make room, or write elsewhere", ExitCode.FAILED
+        case OSError(errno=errno.ENAMETOOLONG) | UnicodeEncodeError() if told := _odd_word(error, args):
+            return *told, ExitCode.USAGE
     what = f"internal error: {type(error).__name__}: {error}"
     return what, "opsbook --debug … shows where", ExitCode.INTERNAL
+
+
+def _misused(error: click.UsageError) -> tuple[str, str]:
+    """Say in the way of all errors what click says of a command line, and what to do about it."""
+    where = error.ctx.command_path if error.ctx else "opsbook"
+    what, _, hint = error.format_message().partition("\n")
+    match error:
+        case click.exceptions.NoArgsIsHelpError(ctx=click.Context(command=click.Group() as group) as ctx):
+            what, hint = f"{where} needs a command: {', '.join(group.list_commands(ctx))}", ""
+    return f"{what[:1].lower()}{what[1:].removesuffix('.')}", hint or f"see {where} --help"
+
+
+def _odd_word(error: Exception, args: list[str]) -> tuple[str, str] | None:
+    """Say which word of a command line no file can be called, or no text can hold; None when it was none of them."""
+    if isinstance(error, OSError):
+        return f"{str(error.filename)[:_SHOWN]}… is too long for a path", "name a file, or a run"
+    odd = next((arg for arg in args if arg.encode(errors="replace").decode() != arg), None)
+    return None if odd is None else (f"{odd!r} is not valid Unicode", "write it in UTF-8")
 
 
 def _fail(what: str, hint: str, code: int, args: list[str]) -> int:

@@ -87,6 +87,12 @@ def words(state: CellState | RunState | TargetState) -> str:
     return state.value.replace("_", " ")
 
 
+def phase_words(phase: Phase) -> str:
+    """Say what there is to say of a phase besides its mark: its state where the mark does not tell, and the rest."""
+    state = "" if phase.state in {CellState.OK, CellState.FAILED} else words(phase.state)
+    return " · ".join(filter(None, [state, phase.note]))
+
+
 def _title(cell: CellRecord) -> str:
     special = next((tag for tag in _SPECIAL_TAGS if tag in cell.tags), "")
     return f"{cell.label} ({special})" if special else cell.label

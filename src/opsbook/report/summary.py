@@ -37,6 +37,12 @@ class TargetGroup(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     reason: str = ""
 
+    @property
+    def told(self) -> tuple[str, str, str]:
+        """How many are in which state, the exit code, and the reason where it says more than that."""
+        code = f"exit {self.exit_code}" if self.exit_code is not None else ""
+        return f"{len(self.names)} {words(self.state)}", code, self.reason if self.reason != code else ""
+
 
 class ErrorExcerpt(Struct, frozen=True, kw_only=True):
     """What a cell raised, as far as a summary shows it."""
@@ -76,12 +82,12 @@ def summarise(record: RunRecord, *, copy: Path | None) -> Summary:
         headline=_headline(record),
         phases=tuple(_with_targets(phase) for phase in fold_phases(record.cells)),
         groups=group_targets(record.targets.results),
-        error=_error(record.cells),
+        error=_error(record.cells, reason=record.reason),
         failed_checks=tuple(f"{check.name}: {check.detail or 'failed'}" for check in record.checks if not check.ok),
         notes=record.notes,
         parameters=tuple((name, show_value(value)) for name, value in record.parameters.items()),
         metrics=tuple((name, show_value(value)) for name, value in record.metrics.items()),
-        copy=_nearest(copy) if copy is not None else "",
+        copy=nearest(copy) if copy is not None else "",
         look=_look(record) if record.status is not RunState.SUCCEEDED else "",
         go_on=f"opsbook resume {record.run_id}" if _can_go_on(record) else "",
     )
@@ -176,17 +182,19 @@ def _with_targets(phase: Phase) -> Phase:
     return msgspec.structs.replace(phase, note=f"{nothing}{count_states(phase.targets)}")
 
 
-def _error(cells: tuple[CellRecord, ...]) -> ErrorExcerpt | None:
-    """Return what the first failed cell raised, unless the targets already say it."""
+def _error(cells: tuple[CellRecord, ...], *, reason: str) -> ErrorExcerpt | None:
+    """Return what the first failed cell raised, unless the targets or the reason already say it whole."""
     for cell in cells:
         if cell.state is CellState.FAILED and cell.error is not None and cell.error.name != "FleetError":
             lines = cell.error.text.strip("\n").splitlines()
+            if len(lines) == 1 and f": {reason}".endswith(f": {lines[0]}"):
+                return None
             shown, more = tuple(lines[:EXCERPT_LINES]), max(0, len(lines) - EXCERPT_LINES)
             return ErrorExcerpt(cell=cell.label, name=cell.error.name, lines=shown, more=more)
     return None
 
 
-def _nearest(path: Path) -> str:
+def nearest(path: Path) -> str:
     """Return the shortest way to say a path: from the working directory when it is below it."""
     try:
         here = Path.cwd()

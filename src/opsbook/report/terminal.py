@@ -12,19 +12,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.text import Text
 
 from opsbook.model.outcome import name_ranges
 from opsbook.model.parameter import ParameterSpec
-from opsbook.model.run import CellSelection, CellState, RunRecord
+from opsbook.model.run import CellState, RunRecord
 from opsbook.model.target import Target
 from opsbook.model.visible import one_line, visible
 from opsbook.report.duration import format_duration, format_stamp, format_when
+from opsbook.report.given import cell_words, given_fields, run_summary
 from opsbook.report.layout import Piece, ends, flow, labelled, measure, row, show, table, width_of, wrap
 from opsbook.report.outline import outline
-from opsbook.report.phase import CELL_MARKS, RUN_MARKS, Phase, style_of, words
+from opsbook.report.phase import CELL_MARKS, RUN_MARKS, phase_words, style_of, words
 from opsbook.report.summary import (
     ErrorExcerpt,
     Summary,
@@ -33,7 +33,6 @@ from opsbook.report.summary import (
     runbook_name,
     show_value,
     status_words,
-    summarise,
 )
 from opsbook.runbook.notebook import Runbook
 
@@ -83,9 +82,7 @@ def print_run(record: RunRecord, console: Console, *, copy: Path | None, newer: 
     `newer` is the run that goes on with it.
     """
     width = width_of(console)
-    summary = replace(summarise(record, copy=copy), parameters=())  # they come in full below
-    if newer is not None:
-        summary = replace(summary, notes=(*summary.notes, f"run {newer} goes on with it"), go_on="")
+    summary = run_summary(record, copy=copy, newer=newer)
     lines = _summary_lines(summary, width=width, then=("", summary.go_on))
     lines += [Text(), *_given_lines(record, width=width)]
     if record.cells:
@@ -159,8 +156,8 @@ def _phase_lines(summary: Summary, *, width: int) -> list[Text]:
     for phase in summary.phases:
         mark, style = CELL_MARKS[CellState.SKIPPED if phase.did_nothing else phase.state]
         took = format_duration(phase.duration_s) if phase.duration_s is not None else ""
-        note = " · ".join(filter(None, [_state_word(phase), phase.note]))
-        rows.append([(mark, style), (one_line(phase.label), _label_style(phase.state)), (took, ""), (note, "")])
+        label = (one_line(phase.label), _label_style(phase.state))
+        rows.append([(mark, style), label, (took, ""), (phase_words(phase), "")])
     if not rows:
         return []
     label_width = max(cell_len(cells[1][0]) for cells in rows)
@@ -178,11 +175,6 @@ def _phase_lines(summary: Summary, *, width: int) -> list[Text]:
     return lines
 
 
-def _state_word(phase: Phase) -> str:
-    """Say a phase's state where its mark does not."""
-    return "" if phase.state in {CellState.OK, CellState.FAILED} else words(phase.state)
-
-
 def _label_style(state: CellState) -> str:
     if state in {CellState.NOT_RUN, CellState.SKIPPED}:
         return "dim"
@@ -193,11 +185,9 @@ def _group_lines(groups: Sequence[TargetGroup], *, width: int) -> list[Text]:
     """Show the targets that did not end well, the failed first."""
     rows: list[list[Piece]] = []
     for group in groups[:_MOST_GROUPS]:
-        count = f"{len(group.names)} {words(group.state)}"
-        code = f"exit {group.exit_code}" if group.exit_code is not None else ""
-        reason = one_line(group.reason)
+        count, code, reason = group.told
         names = name_ranges(map(one_line, group.names))
-        rows.append([(count, style_of(group.state)), (names, ""), (code, ""), (reason if reason != code else "", "")])
+        rows.append([(count, style_of(group.state)), (names, ""), (code, ""), (one_line(reason), "")])
     if not rows:
         return []
     if not any(cells[2][0] for cells in rows):
@@ -295,56 +285,27 @@ def _history_row(record: RunRecord, now: datetime) -> list[Piece]:
 
 def _given_lines(record: RunRecord, *, width: int) -> list[Text]:
     """Show who ran what, with what, when and why."""
-    git = record.runbook.git
-    version = f" @ {git.describe} ({'changed since' if git.dirty else 'clean'})" if git else ""
-    ended = f", ended {format_stamp(record.ended_at)}" if record.ended_at else ""
-    code = str(record.exit_code) if record.exit_code is not None else ""
-    selected = f"{len(record.targets.selected)} selected" if record.targets.selected else ""
-    where = "at a terminal" if record.operator.terminal else "without a terminal"
-    values = [f"{one_line(name)}={one_line(show_value(value))}" for name, value in record.parameters.items()]
-    fields: list[tuple[str, list[str], str]] = [
-        ("run", [record.run_id], ""),
-        ("runbook", [f"{record.runbook.path}{version}"], ""),
-        ("parameters", values, "  "),
-        ("secrets", list(record.secrets), ", "),
-        ("part", _part(record.selection), " · "),
-        ("targets", [text for text in (record.targets.pattern or "", selected) if text], " · "),
-        ("operator", [f"{record.operator.user} on {record.operator.host}, {where}"], ""),
-        ("reason", [record.operator_reason] if record.operator_reason else [], ""),
-        ("started", [f"{format_stamp(record.started_at)}{ended}"], ""),
-        ("exit code", [code] if code else [], ""),
-        ("parent", [record.parent] if record.parent else [], ""),
-        ("resumes", [record.resumed_from] if record.resumed_from else [], ""),
-        ("checks", [f"{check.name} {'ok' if check.ok else 'failed'}" for check in record.checks], " · "),
-    ]
     room = width - _INDENT - 12
     return [
         line
-        for label, texts, between in fields
+        for field in given_fields(record)
         for line in labelled(
-            label, flow(map(one_line, texts), between=between, width=room), indent=_INDENT, label_width=10
+            field.label,
+            flow(map(one_line, field.texts), between=field.between, width=room),
+            indent=_INDENT,
+            label_width=10,
         )
     ]
 
 
-def _part(selection: CellSelection) -> list[str]:
-    """Say which part of the runbook was run."""
-    flags = (("section", selection.sections), ("only tags", selection.only_tags), ("skip tags", selection.skip_tags))
-    return [f"{name} {', '.join(names)}" for name, names in flags if names]
-
-
 def _cell_lines(record: RunRecord, *, width: int) -> list[Text]:
-    """Show every cell: its number in the run, its index in the notebook, what became of it."""
+    """Show every cell: its number in the run, as commands take it, and what became of it."""
     rows: list[list[Piece]] = []
     for number, cell in enumerate(record.cells, 1):
         took = format_duration(cell.duration_s) if cell.duration_s is not None else ""
-        tags = f" ({', '.join(cell.tags)})" if cell.tags and cell.tags != ("parameters",) else ""
-        error = f": {cell.error.name}" if cell.error else ""
-        more = ", ".join(filter(None, [cell.reason, f"{cell.attempts} attempts" if cell.attempts > 1 else ""]))
         state = (words(cell.state), CELL_MARKS[cell.state][1])
-        label = one_line(f"{cell.label}{tags}{error}" + (f" · {more}" if more else ""))
-        rows.append([(str(number), ""), (str(cell.index), ""), state, (took, ""), (label, "")])
-    return table(["CELL", "INDEX", "STATE", "TOOK", "LABEL"], rows, width=width - 2, indent=2)
+        rows.append([(str(number), ""), state, (took, ""), (one_line(cell_words(cell)), "")])
+    return table(["CELL", "STATE", "TOOK", "LABEL"], rows, width=width - 2, indent=2)
 
 
 def _target_lines(record: RunRecord, *, width: int) -> list[Text]:
