@@ -12,6 +12,8 @@ from opsbook.execution.kernel import kernel_command
 from opsbook.execution.request import RunRequest
 from opsbook.model.protocol import Prompter
 from opsbook.redaction import INLINE, PROMPT
+from opsbook.runbook.param_magic import KERNEL as SSH_KERNEL
+from opsbook.runbook.param_magic import param_line
 from opsbook.runbook.parameters import prompts_in
 from opsbook.secrets.resolve import Resolver, is_exposed
 
@@ -39,10 +41,12 @@ def check_request(request: RunRequest, prompter: Prompter | None, resolver: Reso
         RefusedError: a cell has to be confirmed, and there is nobody to ask; or a note blocks it.
         SecretError: a secret or a password is not where its reference says.
         RunbookError: there is no such kernel.
+        ParameterError: the kernel takes no such value.
     """
     _check_notes(request)
     _check_gates(request, prompter)
     kernel_command(request.runbook.kernel)
+    _check_values(request)
     needed = [*_secrets(request), *_passwords(request)]
     values = [_value(one, resolver) for one in sorted(needed, key=lambda one: one.reference.startswith(PROMPT))]
     values += _values_before(request, resolver, known={one.reference for one in needed})
@@ -70,6 +74,13 @@ def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
             f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
             "give --yes to confirm it beforehand",
         )
+
+
+def _check_values(request: RunRequest) -> None:
+    """Refuse before anything starts what could not be written into the notebook."""
+    if request.runbook.kernel == SSH_KERNEL:
+        for name, value in request.binding.given.items():
+            param_line(name, value)
 
 
 class _Needed(Struct, frozen=True, kw_only=True):

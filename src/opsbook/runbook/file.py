@@ -17,6 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from opsbook.errors import RunbookError
 from opsbook.model.target import MAX_NESTED
+from opsbook.runbook.shape import ShapeError, check_shape
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_CELLS = 10_000
@@ -25,6 +26,11 @@ MAX_CELLS = 10_000
 class _CellMetadata(Struct):
     tags: list[str] = []
     run_through_control: dict[str, object] = {}
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the cell is marked not to run any more."""
+        return self.run_through_control.get("frozen") is True
 
 
 class RawCell(Struct):
@@ -96,7 +102,8 @@ def decode_notebook(raw: bytes, path: Path) -> RawNotebook:
     """Return the shape of a notebook.
 
     Raises:
-        RunbookError: the bytes are no notebook of format 4, nest without end, or hold more cells than anybody reads.
+        RunbookError: the bytes are no notebook of format 4, or none that nbformat takes; they nest without end, or hold
+            more cells than anybody reads.
     """
     try:
         tree = msgspec.json.decode(raw)  # all of it: a typed decode looks at nothing it does not need
@@ -115,6 +122,12 @@ def decode_notebook(raw: bytes, path: Path) -> RawNotebook:
         raise RunbookError(f"{path.name} nests lists and mappings more than {MAX_NESTED} deep", "clear its outputs")
     if len(notebook.cells) > MAX_CELLS:
         raise RunbookError(f"{path.name} has more than {MAX_CELLS:,} cells", "divide it into several runbooks")
+    kept = (index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.metadata.frozen)
+    try:
+        check_shape(tree, frozen=kept)
+    except ShapeError as error:
+        hint = "it has to be a notebook of Jupyter's format 4.5, or of an older or newer 4"
+        raise RunbookError(f"{path.name} is not a valid notebook: {error}", hint) from None
     return notebook
 
 

@@ -254,7 +254,7 @@ def _cells(document: RawNotebook) -> list[Cell]:
             # a stable stand-in in the characters nbformat allows: libraries would mint a new random one at every load
             own = f"{index}-{hashlib.sha256(source.encode('utf-8', 'replace')).hexdigest()[:32]}"
         seen.add(own)
-        frozen = cell.metadata.run_through_control.get("frozen") is True
+        frozen = cell.metadata.frozen
         tags = tuple(cell.metadata.tags)
         skip = next((f"tagged {tag}" for tag in tags if tag in SKIP_TAGS), "")
         cells.append(
@@ -279,6 +279,7 @@ def _label(cells: list[Cell]) -> list[Cell]:
             heading = next((text for level, text in reversed(headings(cell.source)) if level > 1), heading)
         own = "Parameters" if PARAMETERS_TAG in cell.tags else ""
         first_line = next((line.strip() for line in cell.code.splitlines() if line.strip()), "")
+        own = own or ("Set up" if not heading and cell.code.split() == ["%load_ext", "opsbook"] else "")
         label = own or heading or _shortened(first_line)
         rules = read_tags(cell.tags, cell=label) if cell.is_code else CellRules()
         labelled.append(msgspec.structs.replace(cell, label=rules.phase or label, rules=rules))
