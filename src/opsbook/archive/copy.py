@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -32,8 +31,10 @@ _KEPT = {"kernelspec", "language_info", "tags"}
 """Metadata that Jupyter goes by."""
 _NAMES = _KEPT | {"papermill", "opsbook", "lc_cell_meme", "lc_notebook_meme", "run_through_control"}
 """Metadata whose name somebody goes by."""
-_KIND = re.compile(r"(?:text|image|application|audio|video)/[a-z0-9.+-]{1,60}")
-"""How outputs say what they are: a name of the format, not of anybody's."""
+_KINDS = {f"text/{kind}" for kind in ("plain", "html", "markdown", "latex")}
+_KINDS |= {f"image/{kind}" for kind in ("png", "jpeg", "gif", "svg+xml")}
+_KINDS |= {f"application/{kind}" for kind in ("json", "javascript", "pdf", "vnd.jupyter.widget-view+json")}
+"""How outputs say what they are: names of the format, and not anybody's."""
 
 
 def clean_document(document: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def _clean_output(output: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
     for name in ("data", "metadata"):
         if name in clean:
             clean[name] = {
-                kind if _KIND.fullmatch(kind) else redactor.text(kind): _clean_lines(value, redactor)
+                kind if kind in _KINDS else redactor.text(kind): _clean_lines(value, redactor)
                 for kind, value in clean[name].items()
             }
     return clean

@@ -21,6 +21,7 @@ from msgspec import Struct
 from opsbook.archive.catalogue import head_as_post, name_in_catalogue
 from opsbook.archive.files import archive_errors, write_whole
 from opsbook.archive.history import ArchivedRun, iter_runs
+from opsbook.archive.journal import left_unscanned
 from opsbook.archive.layout import RunFolder, is_alive
 from opsbook.archive.lc_wrapper import write_lc_logs
 from opsbook.archive.query import Between
@@ -45,7 +46,7 @@ class Layout(StrEnum):
     KNOWLEDGE_REPO = "knowledge-repo"
     """The same, each with the header of a post."""
     LC_WRAPPER = "lc-wrapper"
-    """What cells said, as the logs of NII's wrapper kernel."""
+    """What cells said, as the logs of NII's wrapper kernel, and copies beside them whose cells name their logs."""
 
 
 class _Mark(Struct, frozen=True, kw_only=True):
@@ -173,7 +174,7 @@ def _hand_on(run: ArchivedRun, folder: Path, layout: Layout) -> bool:
         OSError, ValueError, RecursionError: the copy is none.
         ArchiveError: it could not be written.
     """
-    if run.record is None:
+    if run.record is None or left_unscanned(run.record):
         raise ValueError(run.problem)
     if layout is Layout.LC_WRAPPER:
         return bool(write_lc_logs(run, folder, lambda file, data: write_public(file, data, like=folder)))
@@ -211,7 +212,9 @@ def _laid_out(data: bytes, record: RunRecord, layout: Layout) -> bytes:
 def _why(run: ArchivedRun, error: Exception) -> str:
     """Say why a run was not handed on."""
     if run.record is None:
-        return f"damaged: {run.problem}"
+        return f"{run.unread_as}: {run.problem}"
+    if unscanned := left_unscanned(run.record):
+        return unscanned
     if isinstance(error, FileNotFoundError):
         return "it has no executed copy"
     if isinstance(error, OSError):

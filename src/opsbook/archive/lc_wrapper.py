@@ -4,6 +4,7 @@
     .log/20261120/20261120-113958-0123-0.json   a rich output of it (their kernel pickles these; nobody should)
     .log/UUID/UUID.json                         the executions of all cells of one origin
     .log/UUID/20261120-113958-0123.log          a link to the log
+    patch--20261120T113958Z-7f3a2c.ipynb        the executed copy, whose cells name their logs
 
 Written once more, nothing changes. Cells without a MEME have a log, and no history, as with their kernel.
 """
@@ -25,6 +26,7 @@ from opsbook.archive.files import archive_errors
 from opsbook.archive.history import ArchivedRun
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import RunFolder
+from opsbook.archive.lc_notebook import lc_notebook
 from opsbook.archive.reading import LARGEST, read_regular
 from opsbook.model.event import CellEnded, CellOutput, CellStarted
 from opsbook.model.run import CellRecord, CellState, RunRecord
@@ -60,17 +62,27 @@ class _Copy(Struct, frozen=True):
 
 
 def write_lc_logs(run: ArchivedRun, folder: Path, write: _Write) -> int:
-    """Write the logs of one run into a folder with `write`, and return how many of them were not there yet.
+    """Write the logs of one run, and its copy, into a folder with `write`; return how many of them were not there yet.
 
     Raises:
         ArchiveError: one could not be written.
     """
     if run.record is None:
         return 0
-    copy = _read_copy(run.folder)
-    writer = _Writer(run.folder, run.record, copy, folder / FOLDER, write)
+    data = _read(run.folder.copy)
+    writer = _Writer(run.folder, run.record, _decode_copy(data), folder / FOLDER, write)
     with archive_errors(f"write {folder}"):
-        return sum(writer.put(execution) for execution in _executions(run.folder, run.record))
+        written, logs = 0, dict[str, list[str]]()
+        for execution in _executions(run.folder, run.record):
+            file, is_new = writer.put(execution)
+            logs.setdefault(execution.cell.id, []).append(str(file))
+            written += is_new
+        with suppress(ValueError, RecursionError):  # it is no notebook
+            copy = lc_notebook(data, run.record, logs)
+            if copy != _read(folder / run.folder.copy.name):
+                write(folder / run.folder.copy.name, copy)
+                written += 1
+        return written
 
 
 def _executions(folder: RunFolder, record: RunRecord) -> Iterator[_Execution]:
@@ -109,8 +121,8 @@ class _Writer:
         self._write = write
         self._owner = folder.path.stat()
 
-    def put(self, execution: _Execution) -> bool:
-        """Write the log of one execution; whether it was not there."""
+    def put(self, execution: _Execution) -> tuple[Path, bool]:
+        """Write the log of one execution; return it, and whether it was not there."""
         at = execution.begun.astimezone()
         while True:  # two cells may have begun in one millisecond
             stem = f"{at:%Y%m%d-%H%M%S}-{at.microsecond // 1000:04d}"
@@ -122,13 +134,13 @@ class _Writer:
             except OSError:
                 break
             if known == data:
-                return False
+                return file, False
             at += timedelta(milliseconds=1)
         for name, result in results:
             self._write(name, result)
         self._write(file, data)
         self._note(execution, file, size=len(data))
-        return True
+        return file, True
 
     def _results(self, execution: _Execution, file: Path) -> Iterator[tuple[Path, bytes]]:
         """Yield the rich outputs of a cell's last execution, as the executed copy has them."""
@@ -195,11 +207,19 @@ def _signature(metadata: Mapping[str, Any]) -> str | None:
     return held if isinstance(held, str) else None
 
 
-def _read_copy(folder: RunFolder) -> _Copy:
-    """Return the executed copy; an empty one where there is none that can be read."""
+def _read(file: Path) -> bytes:
+    """Return what a file holds; nothing where it cannot be read."""
     try:
-        return msgspec.json.decode(read_regular(folder.copy), type=_Copy)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return read_regular(file)
+    except OSError:
+        return b""
+
+
+def _decode_copy(data: bytes) -> _Copy:
+    """Return an executed copy as far as it is looked into; an empty one where it is no notebook."""
+    try:
+        return msgspec.json.decode(data, type=_Copy)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Copy()
 
 
