@@ -13,13 +13,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from opsbook.errors import SecretError
-from opsbook.secret_forms import SHORTEST, as_bytes, forms_of
+from opsbook.secret_forms import SHORTEST, Form, as_bytes, forms_of
 from opsbook.secret_index import FormIndex
 from opsbook.token_patterns import TokenPatterns
 
@@ -109,22 +110,36 @@ class Redactor:
     """Masks every value it was told of. Safe to share between threads."""
 
     def __init__(self, patterns: Iterable[str] = (), *, tokens: bool = True) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._known: set[str] = set()
         self._index = FormIndex()
         self._edges = _Edges(values=0, letters=b"", backwards=self._index)
         self._patterns = TokenPatterns(patterns, tokens=tokens)
 
-    def add(self, *values: str, name: str = "a secret") -> None:
-        """Mask these values from now on; `name` is what a person may know of them: their reference."""
+    def add(self, *values: str, name: str = "a secret") -> bool:
+        """Mask these values from now on; `name` is what a person may know of them: their reference.
+
+        Returns whether any was new: what was written before may hold it.
+        """
         called = "a password in the inventory" if name.startswith(INLINE) else name
         with self._lock:
             new = set(values) - self._known
             if not new:
-                return
-            for value in sorted(new):
-                self._index.add(forms_of(value, name=called))
+                return False
+            forms = [form for value in sorted(new) for form in self._forms_of(value, name=called)]
+            self._index.add(forms)
             self._known |= new
+        return True
+
+    def _forms_of(self, value: str, *, name: str) -> Iterator[Form]:
+        """Yield the forms of a value, and what was left of them where a part of it has been masked already."""
+        is_cut = self.text(value) != value
+        for form in forms_of(value, name=name):
+            yield form
+            if is_cut:
+                left = self.text(form.data.decode("utf-8", "replace"))
+                if left.strip("*"):
+                    yield replace(form, data=left.encode())
 
     @property
     def known(self) -> int:

@@ -18,6 +18,8 @@ from msgspec import Struct
 
 SHORTEST = 4
 """A shorter value, or form of one, would mask ordinary text all over (SEMANTICS 27)."""
+_LONG_LINE = 8
+"""Characters from which a line of a value is looked for in all forms: a shorter one's would be found in any picture."""
 _WORD = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
 _IN_QUOTES = re.compile(r'["$`\\]')
 _CONTROL = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"})
@@ -44,7 +46,20 @@ class Form(Struct, frozen=True, kw_only=True):
 
 
 def forms_of(value: str, *, name: str) -> Iterator[Form]:
-    """Yield the forms of a value that are long enough to be masked."""
+    """Yield the forms of a value that are long enough to be masked: of all of it, and of each of its lines.
+
+    What stands around it and cannot be seen, such as one more end of a line, is rarely printed with it.
+    """
+    lines = {line.strip() for line in value.splitlines()}
+    bare = {value.strip()} if len(value.strip()) >= SHORTEST else set()
+    for part in {value} | bare | {line for line in lines if len(line) >= _LONG_LINE}:
+        yield from _forms_of(part, name=name)
+    for line in lines:
+        if len(line) >= SHORTEST:
+            yield Form(data=as_bytes(line), layout=Layout.TEXT, name=name)
+
+
+def _forms_of(value: str, *, name: str) -> Iterator[Form]:
     raw = as_bytes(value)
     laid_out = (
         (Layout.TEXT, {as_bytes(text) for text in _texts(value, raw)}),
@@ -79,7 +94,7 @@ def _texts(value: str, raw: bytes) -> set[str]:
     units = as_bytes(value, "utf-16-be").hex()
     escaped = {"".join(f"\\u{unit[at : at + 4]}" for at in range(0, len(unit), 4)) for unit in (units, units.upper())}
     dashed = {raw.hex("-"), raw.hex("-").upper()}
-    return plain | webbed | addressed | escaped | dashed | {dumped} | {line.strip() for line in value.splitlines()}
+    return plain | webbed | addressed | escaped | dashed | {dumped}
 
 
 def _lower_escapes(text: str) -> str:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from opsbook.archive.layout import JOURNAL
+from opsbook.archive.whole_output import reference
 from opsbook.config import LogSettings
 from opsbook.redaction import MaskedStream, Redactor
 from opsbook.secret_forms import as_bytes
@@ -92,7 +92,7 @@ class CellSummary:
         stamps = (f"{at.astimezone():%Y-%m-%d %H:%M:%S(%Z)}" for at in (self._begun, datetime.now(UTC)))
         begun, ended = stamps
         return (
-            f"path: {self._look}\nstart time: {begun}\nend time: {ended}\noutput size: {self._size} bytes\n"
+            f"{self._look}\nstart time: {begun}\nend time: {ended}\noutput size: {self._size} bytes\n"
             f"{self._matches} chunks with matched keywords or errors\n"
         )
 
@@ -134,5 +134,5 @@ class Summaries:
         """Return what is to sum up what a cell says in the copy; None where that is shown as it is."""
         if not (marked or self._rules.always):
             return None
-        look = f"{JOURNAL} (opsbook logs {self._run_id} --cell {self._numbers.get(cell_id, cell_id)})"
+        look = reference(self._run_id, self._numbers.get(cell_id, cell_id))
         return CellSummary(self._rules, self._redactor, look=look)

@@ -155,9 +155,11 @@ class ChannelServer:
             self._outgoing.put(m.Refusal(ticket=request.ticket, reason=str(error)))
             return
         shown = shown_reference(request.reference)
-        self._redactor.add(value, name=shown)
-        self._recorder.submit(SecretUsed(reference=shown, used_for=request.used_for, cell_id=request.cell_id))
-        self._outgoing.put(m.SecretValue(ticket=request.ticket, value=value))
+        late = self._redactor.add(value, name=shown)
+        use = SecretUsed(reference=shown, used_for=request.used_for, cell_id=request.cell_id, late=late)
+        self._recorder.submit(use)
+        answer = m.SecretValue(ticket=request.ticket, value=value)
+        self._recorder.mark(lambda _: self._outgoing.put(answer))  # the journal knows, should we be killed now
 
     def _write(self) -> None:
         encoder = msgspec.json.Encoder()

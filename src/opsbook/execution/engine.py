@@ -32,13 +32,14 @@ from papermill.translators import papermill_translators
 from opsbook.errors import RunbookError
 from opsbook.execution.cells import CellClient
 from opsbook.execution.kernel import END_S, OWN, Kernel
-from opsbook.execution.literals import Literals
+from opsbook.execution.literals import Literals, ParamLines
 from opsbook.execution.run_state import RunInProgress
 from opsbook.execution.terms import IN_FLIGHT
 from opsbook.model.message import ATTEMPT_KEY
 from opsbook.model.target import JsonValue
 from opsbook.runbook.lineage import note_end, weave
 from opsbook.runbook.notebook import Document
+from opsbook.runbook.param_magic import KERNEL as SSH_KERNEL
 from opsbook.runbook.tags import INJECTED_TAG
 
 NAME = "opsbook"
@@ -133,6 +134,7 @@ def _name_injected(nb: Document) -> None:
 papermill_engines.register(NAME, _Engine)
 papermill_io.register(SCHEME, _Handler())
 papermill_translators.register(OWN, Literals)  # by kernel: a notebook may name any language
+papermill_translators.register(SSH_KERNEL, ParamLines)
 
 
 class _Client(BlockingKernelClient):

@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
+from opsbook.execution.own_memory import ask_kernel, close_memory
 from opsbook.execution.terms import GUARD_VARIABLE, LEFT
 
 _KILL_S = 2.0
@@ -38,7 +39,7 @@ def fork_guard(folder: str) -> None:
     if kernel == 0:
         os.close(descriptor)
         os.setsid()
-        _ask_kernel(_DEATH_SIGNAL, signal.SIGKILL)
+        ask_kernel(_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != guard:
             os._exit(1)
         os.environ["JPY_PARENT_PID"] = str(guard)
@@ -64,7 +65,8 @@ class _Guard:
         for number in _SIGNALS:
             signal.signal(number, _pass)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        _ask_kernel(_SUBREAPER, 1)
+        ask_kernel(_SUBREAPER, 1)
+        close_memory()
 
     def watch(self) -> int:
         """Wait for the end, end what is left, and return the kernel's exit code; when a signal killed it, die of it."""
@@ -143,19 +145,8 @@ def _children() -> set[int]:
     return set()
 
 
-def _ask_kernel(option: int, value: int) -> None:
-    """Set a property of this process, where the system knows it."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415
-
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
 def _die_of(number: int) -> None:
-    """End by a signal, as the kernel did, without another core file."""
-    import resource  # noqa: PLC0415
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """End by a signal, as the kernel did."""
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

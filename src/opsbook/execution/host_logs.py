@@ -7,9 +7,12 @@ there may be more targets than descriptors. What comes here was masked as the st
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from opsbook.archive.files import append, archive_errors, write_whole
+from opsbook.archive.files import append, archive_errors
 from opsbook.archive.layout import RunFolder
+from opsbook.archive.masking import Tell, write_masked
+from opsbook.errors import ArchiveError
 from opsbook.model.event import TargetOutput
 from opsbook.model.outcome import name_ranges
 from opsbook.model.run import Incident
@@ -53,25 +56,37 @@ class HostLogs:
         """Remember that another secret is known from now on: what was written so far may hold it."""
         self._distrusted |= self._targets
 
-    def mask_again(self, redactor: Redactor) -> list[Incident]:
-        """Mask what was written before all secrets were known; return where one stood.
+    @property
+    def size(self) -> int:
+        """How many bytes they come to."""
+        return self._most - self._room
+
+    def mask_again(self, redactor: Redactor, tell: Tell, *, insist: bool) -> None:
+        """Mask what was written before all secrets were known; tell where one stood (see `write_masked`).
 
         Raises:
-            ArchiveError: a log could not be read or replaced.
+            ArchiveError: some log could not be read or replaced; the others are masked.
         """
-        found = []
+        failures = []
         for target in sorted(self._distrusted):
-            file = self._folder.host_log(target)
-            with archive_errors(f"read {file}"):
-                text = file.read_bytes().decode("utf-8", "surrogateescape")
-            stream = MaskedStream(redactor)
-            masked = stream.feed(text) + stream.end()
-            if masked != text:
-                write_whole(file, masked.encode("utf-8", "surrogateescape"))
-                place = str(file.relative_to(self._folder.path))
-                found += [Incident(secret=name, file=place, line=line) for name, line in redactor.places(text)]
-        self._distrusted.clear()
-        return found
+            try:
+                self._mask(self._folder.host_log(target), redactor, tell, insist=insist)
+            except ArchiveError as error:
+                failures.append(error)
+        if insist:
+            self._distrusted.clear()
+        if failures:
+            raise failures[0]
+
+    def _mask(self, file: Path, redactor: Redactor, tell: Tell, *, insist: bool) -> None:
+        with archive_errors(f"read {file}"):
+            text = file.read_bytes().decode("utf-8", "surrogateescape")
+        stream = MaskedStream(redactor)
+        masked = stream.feed(text) + stream.end()
+        if masked != text:
+            place = str(file.relative_to(self._folder.path))
+            found = [Incident(secret=name, file=place, line=line) for name, line in redactor.places(text)]
+            write_masked(file, masked.encode("utf-8", "surrogateescape"), found, tell, insist=insist)
 
     def _within_room(self, target: str, data: bytes) -> bytes:
         """Return what there is room for, in whole lines, and where that is not all of it the line that says so."""

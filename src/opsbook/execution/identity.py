@@ -93,7 +93,7 @@ def _result_of(first: ArchivedRun, text: str) -> FinishedRun:
     """Return a run's result as if it had run just now. One that was interrupted has an exit code all the same."""
     run_id, record = first.folder.run_id, first.record
     if record is None:
-        raise ArchiveError(f"run {run_id} has the id {text!r} and is damaged: {first.problem}")
+        raise ArchiveError(f"run {run_id} has the id {text!r} and is {first.unread_as}: {first.problem}")
     if record.status is RunState.RUNNING:
         raise BusyError(f"run {run_id} has the id {text!r} and still runs", f"opsbook show {run_id}")
     said = [f"run {run_id} has the id {text!r} already: this is its result, and nothing ran now"]

@@ -107,7 +107,7 @@ def refuse_marked(folder: LockFolder, addresses: Mapping[str, str], marks: Marks
         if holder is not None and not folder.is_held(address) and marks.problem(holder, [name]):
             by_run.setdefault(holder.run_id, (holder, []))[1].append(name)
     for holder, names in by_run.values():
-        raise RefusedError(marks.problem(holder, names))
+        raise RefusedError(marks.problem(holder, names), "opsbook locks lists what was left in the middle")
 
 
 def standing(folder: LockFolder) -> tuple[Standing, ...]:

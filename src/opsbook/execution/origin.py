@@ -16,6 +16,8 @@ from opsbook.execution.stop import process_start
 from opsbook.model.run import GitState, Operator
 
 _GIT_S = 5.0
+_PLAIN = ("--literal-pathspecs", "-c", "core.fsmonitor=false")
+"""A file's name is a name, and a repository may name no program to be run when somebody asks it something."""
 _NAMED = ("papermill", "nbclient", "nbformat", "ipykernel", "paramiko")
 
 
@@ -58,11 +60,11 @@ def git_state(path: Path) -> GitState | None:
 
 def _git(path: Path, *words: str) -> str:
     """Ask git about the folder a file is in; empty when it does not answer."""
-    command = ["git", "-C", str(path.resolve().parent), *words]
+    command = ["git", *_PLAIN, "-C", str(path.resolve().parent), *words]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=_GIT_S, check=False, stdin=subprocess.DEVNULL
+            command, capture_output=True, timeout=_GIT_S, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""

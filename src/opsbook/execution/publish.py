@@ -41,6 +41,11 @@ class LastScan(Struct, frozen=True, kw_only=True):
             ref, said = replace(ref, masked=True), (MASKED, *said)
         return replace(record, runbook=ref, incidents=self.incidents, notes=(*record.notes, *said))
 
+    def leaving(self, name: str) -> LastScan:
+        """Return what it came to where the kept runbook, which has this name, could not be masked."""
+        told = (replace(one, masked=False) if one.file == name else one for one in self.incidents)
+        return replace(self, incidents=tuple(told), runbook=None)
+
 
 def scan_again(recorder: Recorder, files: ClaimedRun, redactor: Redactor, *, knew: int) -> LastScan:
     """Mask what was written before all secrets were known; at the claim so many were (SEMANTICS 27)."""
@@ -64,21 +69,22 @@ def publish(
     record: RunRecord,
     *,
     scan: LastScan,
-    judge_again: Callable[[str], RunRecord],
+    judge_again: Callable[[str, LastScan], RunRecord],
     recorder: Recorder,
     files: ClaimedRun,
     copy: CopyWriter,
 ) -> FinishedRun:
     """Write how a run ended, and return what could be written; the executed copy has been written already.
 
-    `judge_again` returns the record of the run when the archive failed for the reason given.
+    `judge_again` returns the record of the run when the archive failed for the reason given, and the scan came to this.
     """
     files.use_room()
     said = ""
     try:
         _write(record, recorder, files, copy=copy.head, scan=scan, insist=False)
     except ArchiveError as error:
-        record = judge_again(str(error))
+        scan = _mask_at_once(files, scan)
+        record = judge_again(str(error), scan)
         try:
             copy.finish(record)
         except ArchiveError:
@@ -89,6 +95,16 @@ def publish(
             said = _spill(record, why=str(again))
     recorder.close()
     return FinishedRun(record=record, folder=files.folder, said=(said,) if said else ())
+
+
+def _mask_at_once(files: ClaimedRun, scan: LastScan) -> LastScan:
+    """Mask the kept runbook whatever the chain takes, and return what was done: the record must not wait for that."""
+    if scan.runbook is not None:
+        try:
+            files.mask_runbook(scan.runbook)
+        except ArchiveError:
+            return scan.leaving(files.folder.source.name)
+    return scan
 
 
 def unrecorded(claimed: RunRecord, error: ArchiveError) -> bytes:

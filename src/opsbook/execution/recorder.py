@@ -46,6 +46,8 @@ SYNC_S = 0.5
 """Seconds after which what was written is put on disk at the latest, whoever asks: what a power cut may take."""
 DISK_S = 60.0
 """Seconds the archive's disk may take to answer."""
+_SCANNED = 2 * 1024 * 1024
+"""Bytes of a run that are looked through, all in all, when further secrets become known while it lasts."""
 _PATIENCE_S = 2.0
 """Seconds an observer may hold the recorder up, once."""
 _OUTPUT = 16 * 1024 * 1024
@@ -95,6 +97,8 @@ class Recorder:
         self._journal = Journal(folder.journal, redactor)
         self._host_logs = HostLogs(folder, most=host_logs.HOST_LOGS)
         self._streams = OutputStreams(redactor)
+        self._scannable = _SCANNED
+        """Bytes that may still be looked through before the end."""
         self._knew = redactor.known
         """How many secrets were known when the last batch was begun."""
         self._pumps = [_Pump(observer) for observer in observers]
@@ -242,7 +246,7 @@ class Recorder:
             self.failure, seen = self._attempt(events, durable=is_due or any(item.durable for item in others))
             self._show(seen)
         if any(item.scans for item in others):
-            self._mask_again()
+            self._mask_again(insist=True)
         for item in others:
             _tell(item, self.failure)
         for item in last:
@@ -263,20 +267,28 @@ class Recorder:
         return why, seen
 
     def _note_what_is_known(self) -> None:
-        """Where a secret became known, remember what was written without it: that is looked through at the end."""
+        """Where a secret became known, look through what was written without it: at once, or if it is much at the end.
+
+        A run that is killed before its end has that much masked.
+        """
         known = self._redactor.known
         if known != self._knew:
             self._journal.distrust()
             self._host_logs.distrust()
             self._knew = known
+            size = self._journal.size + self._host_logs.size
+            if size <= self._scannable:
+                self._scannable -= size
+                self._mask_again(insist=False)
 
-    def _mask_again(self) -> None:
+    def _mask_again(self, *, insist: bool) -> None:
+        """Mask what was written before all secrets were known; with `insist` the run fails where that does."""
         found = list[Incident]()
         for place in (self._journal, self._host_logs):
             try:
-                found += place.mask_again(self._redactor)
+                place.mask_again(self._redactor, found.append, insist=insist)
             except ArchiveError as error:
-                self.failure = self.failure or str(error)
+                self.failure = self.failure or (str(error) if insist else "")
         self.incidents += tuple(found)
 
     def _show(self, entries: list[Entry]) -> None:

@@ -251,10 +251,10 @@ class Replay:
 
     def notes(self, cells: Iterable[CellRecord]) -> tuple[str, ...]:
         """Say how much was answered, and what was done before and not asked for in cells that ended ok this time."""
-        results = "1 result was" if self.answered == 1 else f"{self.answered} results were"
+        results, them = ("1 result was", "it") if self.answered == 1 else (f"{self.answered} results were", "them")
         notes = []
         if self.answered and self.source:
-            notes.append(f"{results} answered from {self.source}, and nothing was sent for it")
+            notes.append(f"{results} answered from {self.source}, and nothing was sent for {them}")
         for cell in cells:
             known = self._cells.get(cell.id) if cell.state is CellState.OK else None
             left = known.unused() if known is not None else []

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from opsbook.archive.history import ArchivedRun, read_run
-from opsbook.archive.journal import read_journal
+from opsbook.archive.journal import left_unscanned, read_journal
 from opsbook.archive.layout import DEPTH, RunFolder, is_alive, run_folder
 from opsbook.archive.links import inspect_lines
 from opsbook.archive.succession import acknowledged_by, refuse_resumed
@@ -53,7 +53,7 @@ def resumable(run: ArchivedRun, *, insist: bool) -> RunRecord:
     """
     run_id, record = run.folder.run_id, run.record
     if record is None:
-        raise UsageError(f"run {run_id} is damaged: {run.problem}", "opsbook archive verify says more")
+        raise UsageError(run.unread, "opsbook archive verify says more")
     if is_alive(run.folder):
         raise BusyError(f"run {run_id} still runs", f"opsbook stop {run_id} ends it")
     again = f"opsbook run {record.runbook.path}"
@@ -86,7 +86,10 @@ def go_on(run: ArchivedRun, record: RunRecord, *, insist: bool, resend: bool) ->
     retried = [cell.id for cell in (now or kept).code_cells if cell.rules.retries]
     replay = what_is_known(run, record, resend=resend, insist=insist, retried=retried)
     runbook, notes = runbook_to_run(kept, now, replay, insist=insist)
-    return runbook, Resumption(folder=run.folder, replay=replay, notes=notes, secrets=_secrets_of(run, record))
+    said = left_unscanned(record)
+    told = (f"run {run.folder.run_id} was {said}",) if said else ()
+    secrets = _secrets_of(run, record)
+    return runbook, Resumption(folder=run.folder, replay=replay, notes=(*notes, *told), secrets=secrets)
 
 
 def _secrets_of(run: ArchivedRun, record: RunRecord) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ class RunInProgress:
         channel: ChannelServer,
         stopper: Stopper,
         prompter: Prompter | None,
+        mask: Callable[[str], str],
         injects: bool,
         checking: bool,
         replay: Replay,
@@ -46,6 +48,7 @@ class RunInProgress:
         self.channel = channel
         self.stopper = stopper
         self._prompter = prompter
+        self._mask = mask
         self._checking = checking
         self._replay = replay
         self.output = output
@@ -127,4 +130,5 @@ class RunInProgress:
             return True, f"run {self._replay.source}"
         if self._prompter is None:
             return True, "--yes"
-        return self._prompter.confirm(f'"{cell.label}" comes next. Go on?', bell=self.stopper.bell), "terminal"
+        question = self._mask(f'"{cell.label}" comes next. Go on?')
+        return self._prompter.confirm(question, bell=self.stopper.bell), "terminal"

@@ -28,6 +28,7 @@ from opsbook.execution.identity import RequestIdentity
 from opsbook.execution.kernel import OWN, Kernel, start_kernel
 from opsbook.execution.locks import RunLocks
 from opsbook.execution.named_lock import named_lock
+from opsbook.execution.own_memory import close_memory, keep_memory_off_disks
 from opsbook.execution.preflight import check_request
 from opsbook.execution.publish import LastScan, publish, scan_again, unrecorded
 from opsbook.execution.recorder import Recorder
@@ -68,6 +69,8 @@ def run(
         BusyError: another run holds the lock this one was given a name for; that it was left out is recorded. Or the
             run with this one's id still runs.
     """
+    keep_memory_off_disks()
+    close_memory()
     identity = RequestIdentity(request)
     try:
         first = identity.first_result()
@@ -148,7 +151,6 @@ class _Run:
         self._claimed = claimed
         self._prompter = prompter
         self._redactor, self._knew = redactor, redactor.known
-        self._scan = LastScan()
         self._resolver = resolver
         self._recorder = Recorder(
             files.folder, self._redactor, RecordFold(claimed), observers, make_room=files.make_room
@@ -235,6 +237,7 @@ class _Run:
             channel=channel,
             stopper=self._stopper,
             prompter=self._prompter,
+            mask=self._redactor.text,
             injects=bool(self._request.binding.given),
             checking=self._request.options.checking,
             replay=self._replay,
@@ -294,7 +297,7 @@ class _Run:
         """Judge, and write the last event, the copy and the record, so that all of them say the same."""
         self._recorder.settle()
         self._recorder.fold.close()
-        self._scan = scan_again(self._recorder, self._files, self._redactor, knew=self._knew)
+        scan = scan_again(self._recorder, self._files, self._redactor, knew=self._knew)
         if self._copy.is_empty:  # nothing ran: the copy shows just that
             with suppress(RunbookError):
                 self._copy.keep_unrun(self._document())
@@ -307,28 +310,30 @@ class _Run:
             unknown=self._replay.unknown,
             busy=ending.busy or self._locks.busy,
         )
-        record = self._judged(ending)
+        record = self._judged(ending, scan)
         try:
             self._copy.finish(record)
         except ArchiveError as error:  # there is room for the record where there is none for the copy
             ending = replace(ending, archive=str(error))
-            record = self._judged(ending)
+            record = self._judged(ending, scan)
+            if self._redactor.known != self._knew:
+                self._copy.discard()  # what it was while it ran may hold what nobody knew then
         return publish(
             record,
-            scan=self._scan,
-            judge_again=lambda why: self._judged(replace(ending, archive=why)),
+            scan=scan,
+            judge_again=lambda why, scan: self._judged(replace(ending, archive=why), scan),
             recorder=self._recorder,
             files=self._files,
             copy=self._copy,
         )
 
-    def _judged(self, ending: Ending) -> RunRecord:
+    def _judged(self, ending: Ending, scan: LastScan) -> RunRecord:
         """Return the record of the run, ended like this, redacted."""
         fold = self._recorder.fold
         notes = (*self._claimed.notes, *(self._state.notes if self._state else ()), *self._recorder.notes)
         notes = (*notes, *self._replay.notes(fold.cells))
         record = fold.record(fold.judge(ending), datetime.now(UTC))
         failed = (ending.archive,) if ending.archive and ending.archive not in record.reason else ()
-        told = self._scan.told(replace(record, notes=(*notes, *self._files.notes, *failed)))
+        told = scan.told(replace(record, notes=(*notes, *self._files.notes, *failed)))
         cleaned: RunRecord = self._redactor.clean(told)
         return cleaned

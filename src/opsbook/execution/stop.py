@@ -243,7 +243,7 @@ def process_start(pid: int) -> str:
     return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
 
 
-def stop_run(operator: Operator, *, here: str, alive: Callable[[], bool], wait_s: float) -> bool:
+def stop_run(run_id: str, operator: Operator, *, here: str, alive: Callable[[], bool], wait_s: float) -> bool:
     """Ask the process of a run to stop, and wait until it has; whether it has.
 
     Raises:
@@ -252,7 +252,7 @@ def stop_run(operator: Operator, *, here: str, alive: Callable[[], bool], wait_s
     if operator.host != here:
         raise OpsbookError(f"the run's process is on {operator.host}", "stop it from there")
     if not alive() or process_start(operator.pid) != operator.process_started:
-        raise OpsbookError("the run is over already", "opsbook show says how it ended")
+        raise OpsbookError(f"run {run_id} is over already", f"opsbook show {run_id} says how it ended")
     try:
         os.kill(operator.pid, signal.SIGTERM)
     except ProcessLookupError:

@@ -218,6 +218,8 @@ class SecretUsed(Struct, frozen=True, kw_only=True, tag="secret_used"):
     used_for: str
     """`notebook`, `--env NAME`, `[env] NAME`, `login` or `sudo`."""
     cell_id: str | None = None
+    late: bool = False
+    """Whether the run did not know the value before: what was written until then may hold it."""
 
 
 class MetricRecorded(Struct, frozen=True, kw_only=True, tag="metric_recorded"):

@@ -194,7 +194,7 @@ class SecretUse(Struct, frozen=True, kw_only=True):
 
 
 class Incident(Struct, frozen=True, kw_only=True):
-    """A secret that had been written in clear, because it was not known yet, and was masked before the run was over."""
+    """A secret that was written in clear, because it was not known yet, and masked before the run was over."""
 
     secret: str
     """What it is called: its reference."""
@@ -202,12 +202,15 @@ class Incident(Struct, frozen=True, kw_only=True):
     """The file in the run's folder."""
     line: int
     """The first line it stood in, from 1; 0 where the file has no lines to name."""
+    masked: bool = True
+    """Whether it is masked there now; if not, it stands there in clear."""
 
     @property
     def sentence(self) -> str:
         """Say it for a reader of the record."""
         where = f"{self.file} (line {self.line})" if self.line else self.file
-        return f"{self.secret} was written to {where} before it was known to be a secret; it is masked there now"
+        now = "it is masked there now" if self.masked else "it could not be masked and still stands there in clear"
+        return f"{self.secret} was written to {where} before it was known to be a secret; {now}"
 
 
 class RunRecord(Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
