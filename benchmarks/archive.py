@@ -3,7 +3,8 @@
 python benchmarks/archive.py [--runs 10000] [--keep FOLDER]
 
 The runs are made up and look like an operator's: a few runbooks run again and again, 20 cells each, package managers'
-output, failures of a few targets. Wall time and the CPU time of the process, as other work shares the machine.
+output, failures of a few targets; one run in twenty has a cell whose output is summed up, and whole in the journal.
+Wall time and the CPU time of the process, as other work shares the machine.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ import msgspec
 
 from opsbook.archive.catch_up import ask_archive, catch_up
 from opsbook.archive.index import Index
-from opsbook.archive.layout import run_folder
+from opsbook.archive.journal import Journal
+from opsbook.archive.layout import RunFolder, run_folder
 from opsbook.archive.search import Search, search
+from opsbook.archive.whole_output import reference
+from opsbook.config import LogSettings
+from opsbook.execution.cell_summary import CellSummary, SummaryRules
+from opsbook.model.event import CellOutput
 from opsbook.model.run import (
     CellError,
     CellRecord,
@@ -41,6 +47,7 @@ from opsbook.model.run import (
     TargetOutcome,
 )
 from opsbook.model.target import TargetState
+from opsbook.redaction import Redactor
 
 COMMAND = str(Path(sys.executable).parent / "opsbook")
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
@@ -79,6 +86,11 @@ SMALL = 20_000
 """Runs up to which the stricter goals hold."""
 FAILING = 5
 """The cell that fails in a run that does."""
+LONG = 7
+"""The cell that says much, in one run of `SELDOM`."""
+SELDOM = 20
+LINES = 3000
+"""How much it says."""
 SEARCHES = (
     "lock-frontend",
     "/var/lib/dpkg/lock-frontend",
@@ -90,6 +102,7 @@ SEARCHES = (
     "証明書",
     "runbook:certs AND openssl AND started:[2024-02-01 TO 2024-03-01]",
     "target:web07 AND status:failed",
+    "output:7fffff*",
     "nothinghasthisword",
 )
 
@@ -105,10 +118,25 @@ def outputs_of(chance: random.Random, *, at: datetime, trouble: str) -> list[dic
     return [{"output_type": "stream", "name": "stdout", "text": lines}]
 
 
+def long_output(folder: RunFolder, chance: random.Random, cell_id: str) -> list[dict[str, object]]:
+    """Write a journal in which a cell said much, and return what the copy shows of it."""
+    lines = [f"row {n}: {chance.choice(WORDS)} {chance.randrange(16**8):08x} is up to date\n" for n in range(LINES)]
+    journal = Journal(folder.journal, Redactor())
+    said = [CellOutput(cell_id=cell_id, stream="stdout", text="".join(lines[n : n + 50])) for n in range(0, LINES, 50)]
+    journal.append(said, durable=False)
+    journal.close()
+    rules = SummaryRules.from_settings(LogSettings())
+    summary = CellSummary(rules, Redactor(), look=reference(folder.run_id, cell_id))
+    summary.take("stdout", "".join(lines))
+    return [{"output_type": "stream", "name": "stdout", "text": summary.text()}]
+
+
 def write_run(root: Path, chance: random.Random, *, at: datetime) -> str:
     """Write one run into an archive, and return its id."""
     book = chance.choice(BOOKS)
     run_id = f"{at:%Y%m%dT%H%M%SZ}-{book}-{chance.randrange(16**6):06x}"
+    folder = run_folder(root, run_id)
+    folder.path.mkdir(parents=True, mode=0o700)
     failed = chance.random() < 0.15  # noqa: PLR2004  about as often as runs fail
     word, number = chance.choice(WORDS), chance.randrange(1000, 9999)
     trouble = chance.choice(TROUBLE).format(n=number, word=word) if failed else ""
@@ -131,6 +159,8 @@ def write_run(root: Path, chance: random.Random, *, at: datetime) -> str:
         state = CellState.FAILED if error else CellState.OK
         code = f"%%on {{stack}} --waves 1,25%,100% --sudo\napt-get -q update && apt-get -qy upgrade  # {step} {index}\n"
         said = outputs_of(chance, at=at, trouble=trouble if error else "")
+        if index == LONG and not chance.randrange(SELDOM):
+            said = long_output(folder, chance, identity)
         cells.append({**cell, "cell_type": "code", "source": code, "execution_count": index, "outputs": said})
         records.append(CellRecord(id=identity, index=index, label=step, state=state, error=error, duration_s=4.2))
     stack = chance.choice(("dev", "staging", "prod"))
@@ -153,8 +183,6 @@ def write_run(root: Path, chance: random.Random, *, at: datetime) -> str:
         duration_s=chance.uniform(20, 900),
         operator=Operator(user=chance.choice(("maya", "leo", "cron")), host="ops1", pid=4711),
     )
-    folder = run_folder(root, run_id)
-    folder.path.mkdir(parents=True, mode=0o700)
     document = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
     folder.copy.write_bytes(msgspec.json.encode(document))
     folder.record.write_bytes(msgspec.json.encode(record))

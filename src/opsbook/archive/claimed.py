@@ -10,7 +10,7 @@ import os
 from contextlib import nullcontext
 
 from opsbook.archive.chain import ChainKind, Heads, append_line
-from opsbook.archive.files import archive_errors, create, drafted, write_whole
+from opsbook.archive.files import archive_errors, create, drafted, write_over, write_whole
 from opsbook.archive.layout import DEPTH, Claim, RunFolder
 from opsbook.archive.links import digest_of
 from opsbook.archive.reserve import Reserve
@@ -33,6 +33,8 @@ class ClaimedRun:
         self.folder = folder
         self._root = folder.path.parents[DEPTH - 1]
         self._claimed = Heads(record=digest_of(record), runbook=digest_of(runbook))
+        self._kept = self._claimed.runbook
+        """The hash of the kept runbook as it is."""
         self.notes: list[str] = []
         """What the record should say of all this."""
         self._ended = 0
@@ -77,15 +79,24 @@ class ClaimedRun:
             ArchiveError: the record could not be written, or the chain.
         """
         self._claim.check_place()
-        kept = self._claimed.runbook if runbook is None else digest_of(runbook)
+        kept = self._kept if runbook is None else digest_of(runbook)
         heads = Heads(record=digest_of(record), runbook=kept, journal=journal, copy=copy)
-        source = nullcontext() if runbook is None else drafted(self.folder.source, runbook)
+        source = drafted(self.folder.source, runbook) if runbook is not None and kept != self._kept else nullcontext()
         with source, drafted(self.folder.record, record):
             try:
                 self._append(ChainKind.ENDED, heads)
             except ArchiveError:
                 if not insist:
                     raise
+
+    def mask_runbook(self, runbook: bytes) -> None:
+        """Put the masked runbook in the place of the kept one, before the chain knows; it may be written over.
+
+        Raises:
+            ArchiveError: it could not be; it is as it was.
+        """
+        write_over(self.folder.source, runbook)
+        self._kept = digest_of(runbook)
 
     def _append(self, kind: ChainKind, heads: Heads) -> None:
         line = append_line(self._root, run_id=self.folder.run_id, kind=kind, heads=heads, replaces=self._ended)

@@ -30,7 +30,7 @@ KEPT = 200_000
 _TOOK = re.compile(
     r"^(\d+ [a-z]+(?: [a-z]+)?(?: · \d+ [a-z]+(?: [a-z]+)?)*) · \d+:\d\d(?::\d\d)?(?= ·|$)", re.MULTILINE
 )
-_BOOT = re.compile(r"\bboot id [0-9a-f-]{36} -> [0-9a-f-]{36}")
+_BOOT = re.compile(r"\bboot id [0-9a-f-]{36,64} -> [0-9a-f-]{36,64}")
 _REBOOT = "reboot"
 Value: TypeAlias = JsonValue | UnsetType
 
@@ -120,7 +120,7 @@ class _Side:
 
     def __init__(self, run: ArchivedRun) -> None:
         if run.record is None:
-            raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
+            raise ArchiveError(run.unread)
         self.record: RunRecord = run.record
         self.sources = cell_sources(run.folder)
         self.said: dict[str, _Said] = {}
@@ -154,7 +154,7 @@ def compare_runs(before: ArchivedRun, after: ArchivedRun) -> Comparison:
     """Return in what two runs differ.
 
     Raises:
-        ArchiveError: one of them is damaged.
+        ArchiveError: one of them is damaged, or private to somebody else.
     """
     old, new = _Side(before), _Side(after)
     pairs = _pairs(old, new)

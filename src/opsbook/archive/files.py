@@ -189,6 +189,28 @@ def drafted(file: Path, data: bytes | bytearray) -> Iterator[None]:
         raise
 
 
+def write_over(file: Path, data: bytes | bytearray) -> None:
+    """Replace a file that must not stay as it is: as a whole, or where there is no room for that, in its own bytes.
+
+    Raises:
+        ArchiveError: neither could be done; the file is as it was.
+    """
+    try:
+        write_whole(file, data)
+    except ArchiveError:
+        with archive_errors(f"write over {file}"):
+            descriptor = os.open(file, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                size = os.fstat(descriptor).st_size
+                if len(data) > size:  # room is sure before a byte is changed
+                    os.posix_fallocate(descriptor, size, len(data) - size)
+                write_all(descriptor, data)
+                os.ftruncate(descriptor, len(data))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 def write_whole(file: Path, data: bytes | bytearray) -> None:
     """Replace a file as a whole, and return when it is on disk.
 

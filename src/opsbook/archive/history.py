@@ -1,13 +1,16 @@
 """Runs read back: newest first, each with the truth about whether it still runs.
 
 A record that says `running` is believed only while the run's lock is held; else the journal tells how far it got and
-the state is `interrupted`. A folder that cannot be read is passed on as damaged, and never hides the others.
+the state is `interrupted`. A folder that cannot be read is passed on as damaged, one whose files are somebody else's
+alone as private, and neither ever hides the others.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from opsbook.archive.fold import RecordFold, decode_record
-from opsbook.archive.journal import read_journal
+from opsbook.archive.journal import read_journal, unscanned
 from opsbook.archive.layout import RECORD, RunFolder, is_alive, is_run_id, run_folder
 from opsbook.archive.reading import read_regular
 from opsbook.errors import UsageError
@@ -36,11 +39,23 @@ class _Beginning(Struct):
 
 
 class ArchivedRun(Struct, frozen=True, kw_only=True):
-    """One run of the archive. `record` is None when it is damaged; `problem` says how."""
+    """One run of the archive. `record` is None when it is damaged, or private to somebody else; `problem` says how."""
 
     folder: RunFolder
     record: RunRecord | None = None
     problem: str = ""
+    is_private: bool = False
+    """Whether its files are somebody else's alone: it is a good run, for all that is known here."""
+
+    @property
+    def unread_as(self) -> str:
+        """What it is called where it has no record."""
+        return "private" if self.is_private else "damaged"
+
+    @property
+    def unread(self) -> str:
+        """Say why there is no record."""
+        return f"run {self.folder.run_id} is {self.unread_as}: {self.problem}"
 
 
 def iter_runs(root: Path) -> Iterator[ArchivedRun]:
@@ -90,13 +105,38 @@ def read_run(folder: RunFolder) -> ArchivedRun:
             return ArchivedRun(folder=folder, problem="its folder is a link")
         record = decode_record(read_regular(folder.record))
     except OSError as error:
-        unbegun = "it was killed before it began: nothing ran" if is_unbegun(folder) and not is_alive(folder) else ""
-        return ArchivedRun(folder=folder, problem=unbegun or f"no record: {error.strerror}")
+        if private := why_private(folder):
+            return ArchivedRun(folder=folder, problem=private, is_private=True)
+        missing = isinstance(error, FileNotFoundError)
+        unbegun = missing and is_unbegun(folder) and not is_alive(folder)
+        problem = "it was killed before it began: nothing ran" if unbegun else f"no record: {error.strerror}"
+        return ArchivedRun(folder=folder, problem=problem)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return ArchivedRun(folder=folder, problem=f"damaged record: {error}")
     if record.status is RunState.RUNNING:
         record = _as_it_stands(folder, record)
     return ArchivedRun(folder=folder, record=record)
+
+
+def why_private(folder: RunFolder) -> str:
+    """Say whose alone the files of a run are, where that is somebody else; empty as a rule."""
+    try:
+        os.close(os.open(folder.record, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
+    except PermissionError:
+        place = folder.record if os.path.lexists(folder.record) else folder.path
+        with suppress(OSError):
+            owner = place.lstat().st_uid
+            return "" if owner == os.geteuid() else f"its files are {_name_of(owner)}'s alone"
+    except OSError:
+        pass
+    return ""
+
+
+def _name_of(owner: int) -> str:
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"user {owner}"
 
 
 def is_unbegun(folder: RunFolder) -> bool:
@@ -115,6 +155,7 @@ def _as_it_stands(folder: RunFolder, claimed: RunRecord) -> RunRecord:
     seen = fold.record(Outcome(status=claimed.status, exit_code=0), fold.last_at)
     if alive:
         return replace(seen, ended_at=None, duration_s=None, exit_code=None)
+    seen = replace(seen, notes=(*seen.notes, *filter(None, [unscanned(folder.journal)])))
     if fold.ended is not None:  # it was killed between its last event and its record
         last = fold.ended
         return replace(seen, status=last.status, reason=last.reason, exit_code=last.exit_code)
@@ -125,6 +166,8 @@ def _as_it_stands(folder: RunFolder, claimed: RunRecord) -> RunRecord:
 def find_run(root: Path, text: str) -> ArchivedRun:
     """Return the run a person means: its id, the unique beginning or end of one, `last`, or `last-failed`.
 
+    Of the last ones those are passed over that are private to somebody else.
+
     Raises:
         UsageError: no run, or more than one, is meant.
     """
@@ -132,10 +175,11 @@ def find_run(root: Path, text: str) -> ArchivedRun:
         return read_run(run_folder(root, text))
     if text in {LAST, LAST_FAILED}:
         for run in iter_runs(root):
-            if text == LAST or (run.record is not None and _has_failed(run.record)):
+            if (text == LAST and not run.is_private) or (run.record is not None and _has_failed(run.record)):
                 return run
-        none = f"there is no run yet in {root}" if text == LAST else f"no run has failed in {root}"
-        raise UsageError(none, "opsbook runs lists them; --archive looks elsewhere")
+        if text == LAST:
+            raise UsageError(f"there is no run yet in {root}", "--archive looks elsewhere")
+        raise UsageError(f"no run has failed in {root}", "opsbook runs lists them; --archive looks elsewhere")
     ids = [folder for folder in iter_folders(root) if _means(folder.run_id, text)]
     if not ids:
         raise UsageError(f"no run {text!r} in {root}", "opsbook runs lists them; 'last' is the newest")

@@ -14,7 +14,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,14 @@ from opsbook.archive.files import FILE_MODE, FOLDER_MODE, lock
 from opsbook.archive.index_text import COLUMNS
 from opsbook.errors import ArchiveError
 
-SCHEMA = 1
+SCHEMA = 2
 """Part of every index's name: an opsbook that lays its index out differently makes one of its own."""
 PATIENCE_S = 60.0
 """Seconds to wait for another process that brings the index up to date."""
 _APPLICATION = 0x4F505342
 _NAME = re.compile(rf"v{SCHEMA}-(\d{{6}})\.sqlite")
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged index raises: sqlite3 itself cannot read its own error where a name in it is no text."""
 _PIECES = ("", "-wal", "-shm", "-journal")
 _TABLES = f"""
 CREATE TABLE items (
@@ -73,6 +75,8 @@ class Index:
         """Whether this process may write it."""
         self.note = note
         """What a person should know about it; empty as a rule."""
+        self.words: set[str] = set()
+        """Words that are in it already, as far as somebody remembers: they need not be put in again."""
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return what a statement finds."""
@@ -85,6 +89,7 @@ class Index:
         try:
             yield
         except BaseException:
+            self.words.clear()
             with suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
             raise
@@ -94,18 +99,24 @@ class Index:
 def ask_index(root: Path, work: Callable[[Index], T], *, fresh: bool = False) -> T:
     """Return what some work with an archive's index comes to; one that turns out to be damaged is made anew first.
 
-    An index that cannot be kept is made in memory, and forgotten. With `fresh` it is made anew in any case.
+    An index that cannot be kept is made in memory, and forgotten. With `fresh` it is made anew in any case. What else
+    the work raises (a pipe nobody reads any more) says nothing of the index.
 
     Raises:
         ArchiveError: there can be no index.
     """
     why = ""
     for anew in (fresh, True):
-        try:
-            with _kept(index_folder(root), fresh=anew) as index:
+        with ExitStack() as stack:
+            try:
+                index = stack.enter_context(_kept(index_folder(root), fresh=anew))
+            except (*_DAMAGE, OSError) as error:
+                why = str(error)
+                continue
+            try:
                 return work(index)
-        except (sqlite3.DatabaseError, OSError) as error:
-            why = str(error)
+            except _DAMAGE as error:
+                why = str(error)
     try:
         with closing(_connect(":memory:")) as connection:
             _lay_out(connection)
@@ -159,7 +170,7 @@ def _whole(file: Path) -> sqlite3.Connection | None:
         connection = _connect(str(file))
         (found,) = connection.execute("PRAGMA application_id").fetchone()
         connection.execute("SELECT 1 FROM items, passages LIMIT 1").fetchone()
-    except (sqlite3.DatabaseError, OSError):
+    except (*_DAMAGE, OSError):
         found = None
     if found == _APPLICATION:
         return connection

@@ -1,6 +1,6 @@
 """One run, or one runbook of the library, as the index keeps it; read from its files as they are now.
 
-Reading never fails: what cannot be read is an item too, as damaged, and says why.
+Reading never fails: what cannot be read is an item too, as damaged or as private, and says why.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from opsbook.archive.history import read_run
 from opsbook.archive.index_text import Passage, book_passages, pairs_of, run_passages
+from opsbook.archive.journal import left_unscanned
 from opsbook.archive.layout import RunFolder, is_alive
 from opsbook.archive.reading import read_regular
-from opsbook.model.run import RunState
+from opsbook.model.run import RunRecord, RunState
 
 RUN, BOOK = "run", "book"
 DAMAGED = "damaged"
 """The status of what cannot be read."""
+PRIVATE = "private"
+"""The status of a run whose files are somebody else's alone."""
 _STAMP = "%Y%m%dT%H%M%SZ"
 _HIDDEN = (".", "__")
 _MOST_BOOKS = 20_000
@@ -69,7 +73,7 @@ def read_run_item(folder: RunFolder, place: str) -> Item:
             seal=seal,
             open=True,
             second=second,
-            status=DAMAGED,
+            status=run.unread_as,
             passages=said,
         )
     record = run.record
@@ -88,8 +92,21 @@ def read_run_item(folder: RunFolder, place: str) -> Item:
         short=bool(record.short_of),
         params=lines_of(pairs_of(record.parameters)),
         targets=lines_of(record.targets.results or record.targets.selected),
-        passages=run_passages(record, _first_read((folder.copy, folder.source))),
+        passages=_passages(folder, record),
     )
+
+
+def _passages(folder: RunFolder, record: RunRecord) -> tuple[Passage, ...]:
+    """Return what is searched of a run; of one whose last scan is to come, or never was, not what it has said.
+
+    It may hold a secret that was not known yet, and an index keeps traces of all it ever held.
+    """
+    if record.status is not RunState.RUNNING and not left_unscanned(record):
+        return run_passages(record, _first_read((folder.copy, folder.source)), folder.journal)
+    cells = tuple(replace(cell, error=None, reason="") for cell in record.cells)
+    targets = replace(record.targets, results={})
+    begun = replace(record, cells=cells, targets=targets, metrics={}, checks=(), reason="")
+    return run_passages(begun, b"", folder.journal)
 
 
 def read_book_item(file: Path, place: str, seal: str) -> Item:
@@ -123,16 +140,19 @@ def file_seal(file: Path) -> str:
 
 
 def iter_books(library: Path) -> Iterator[Path]:
-    """Yield the notebooks of a library; nothing hidden, and no folder that is a link."""
+    """Yield the notebooks of a library; nothing hidden, no folder that is a link, no name that is not text."""
     left = _MOST_BOOKS
     for place, folders, files in os.walk(library):
-        folders[:] = sorted(name for name in folders if not name.startswith(_HIDDEN))
-        for name in sorted(files):
-            if name.endswith(".ipynb") and not name.startswith(_HIDDEN):
-                yield Path(place, name)
+        folders[:] = sorted(filter(_is_shown, folders))
+        yield from (Path(place, name) for name in sorted(files) if name.endswith(".ipynb") and _is_shown(name))
         left -= len(files)
         if left < 0:
             return
+
+
+def _is_shown(name: str) -> bool:
+    """Whether an index can hold a name, and nobody hid it."""
+    return not name.startswith(_HIDDEN) and name.encode(errors="replace").decode() == name
 
 
 def lines_of(texts: Iterable[str]) -> str:

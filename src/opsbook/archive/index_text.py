@@ -7,14 +7,16 @@ not to be trusted: a shape nobody expected gives less text, never an error, and 
 from __future__ import annotations
 
 import re
+import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from opsbook.archive.whole_output import is_reference, whole_outputs
 from opsbook.model.run import CellRecord, RunRecord
 from opsbook.model.target import JsonValue
 from opsbook.runbook.header import headings
@@ -116,12 +118,22 @@ def pack(passages: tuple[Passage, ...]) -> bytes:
 
 
 def unpack(packed: bytes) -> tuple[Passage, ...]:
-    """Return what was packed."""
-    return msgspec.msgpack.decode(zlib.decompress(packed), type=tuple[Passage, ...])
+    """Return what was packed.
+
+    Raises:
+        sqlite3.DatabaseError: it is not what was packed.
+    """
+    try:
+        return msgspec.msgpack.decode(zlib.decompress(packed), type=tuple[Passage, ...])
+    except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
+        raise sqlite3.DatabaseError(f"a text of the index is damaged: {error}") from error
 
 
-def run_passages(record: RunRecord, notebook: bytes) -> tuple[Passage, ...]:
-    """Return the passages of a run; of one without an executed copy, those its record can tell."""
+def run_passages(record: RunRecord, notebook: bytes, journal: Path) -> tuple[Passage, ...]:
+    """Return the passages of a run; of one without an executed copy, those its record can tell.
+
+    The journal is looked into for what cells said of which the copy shows a summary.
+    """
     document = _decode(notebook)
     origin = _origin(document, NOTEBOOK_KEY) or record_origin(record)
     whole = Passage(
@@ -133,7 +145,7 @@ def run_passages(record: RunRecord, notebook: bytes) -> tuple[Passage, ...]:
     )
     known = {cell.id: (number, cell) for number, cell in enumerate(record.cells, start=1)}
     if document.cells:
-        return (whole, *_cells(document.cells, known, within=origin))
+        return (whole, *_cells(document.cells, known, within=origin, journal=journal))
     bare = (_recorded(number, cell, cell_origin(record, cell)) for number, cell in known.values())
     return (whole, *bare)
 
@@ -189,9 +201,17 @@ def _recorded(number: int, cell: CellRecord, origin: str) -> Passage:
     )
 
 
-def _cells(cells: Sequence[_Cell], known: Mapping[str, tuple[int, CellRecord]], *, within: str) -> Iterator[Passage]:
+def _cells(
+    cells: Sequence[_Cell],
+    known: Mapping[str, tuple[int, CellRecord]],
+    *,
+    within: str,
+    journal: Path | None = None,
+) -> Iterator[Passage]:
     """Yield a passage for each cell of a notebook of this origin; `known` are those of the record, by id."""
     heading, left = "", RUN_CHARACTERS
+    summed_up = {cell.id for cell in cells if isinstance(cell.id, str) and _is_summed_up(cell.outputs)}
+    told = whole_outputs(journal, summed_up) if journal is not None and summed_up else {}
     for place, cell in enumerate(cells[:MOST_CELLS], start=1):
         source = _text(cell.source)
         cell_id = cell.id if isinstance(cell.id, str) else ""
@@ -200,7 +220,7 @@ def _cells(cells: Sequence[_Cell], known: Mapping[str, tuple[int, CellRecord]], 
         if not is_code:
             heading = next((text for level, text in reversed(headings(source)) if level > 1), heading)
         room = HEAD_CHARACTERS if left > 0 else SCANT
-        output = _cut(_said(cell.outputs), head=room) if is_code else ""
+        output = _cut(_said(cell.outputs, told.get(cell_id, "")), head=room) if is_code else ""
         source = _cut(source, head=room)
         left -= len(output) + len(source)
         label = recorded.label if recorded else heading
@@ -230,18 +250,26 @@ def _origin(holder: _Cell | _Notebook, key: str) -> str:
     return meme.origin if meme is not None else ""
 
 
-def _said(outputs: object) -> str:
-    """Return what the outputs of a cell say as text; pictures say nothing."""
+def _is_summed_up(outputs: object) -> bool:
+    """Whether the text of a cell is a summary of what the journal has."""
+    return any(is_reference(_text(output.get("text"))) for output in _each(outputs))
+
+
+def _each(outputs: object) -> Iterator[dict[str, Any]]:
+    """Yield the outputs of a cell that are some."""
+    yield from (output for output in outputs if isinstance(output, dict)) if isinstance(outputs, list) else ()
+
+
+def _said(outputs: object, told: str) -> str:
+    """Return what the outputs of a cell say as text, and what the journal tells besides; pictures say nothing."""
     parts: list[str] = []
-    for output in outputs if isinstance(outputs, list) else []:
-        if not isinstance(output, dict):
-            continue
+    for output in _each(outputs):
         data = output.get("data")
         plain = data.get("text/plain") if isinstance(data, dict) else None
         parts += [_text(output.get("text")), _text(plain)]
         if output.get("output_type") == "error":
             parts.append(f"{_text(output.get('ename'))}: {_text(output.get('evalue'))}")
-    return "\n".join(filter(None, parts))
+    return "\n".join(filter(None, (*parts, told)))
 
 
 def _text(value: object) -> str:
@@ -255,5 +283,5 @@ def _cut(text: str, *, head: int = HEAD_CHARACTERS) -> str:
     """Return a text without its colours, at most `head` characters of its beginning and some of its end."""
     if len(text) > head + TAIL_CHARACTERS:
         tail = min(head, TAIL_CHARACTERS)
-        text = f"{text[:head]}\n…\n{text[-tail:]}"
+        text = f"{text[:head]}\n...\n{text[-tail:]}"  # in ASCII, as most of them: that is taken apart faster
     return _COLOUR.sub("", text) if "\x1b" in text or "\x9b" in text else text

@@ -15,13 +15,16 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from opsbook.archive.files import archive_errors, open_or_create, write_all, write_whole
+from opsbook.archive.files import archive_errors, open_or_create, write_all
 from opsbook.archive.links import FIRST, digest_of
+from opsbook.archive.masking import Tell, write_masked
 from opsbook.archive.reading import open_regular
-from opsbook.model.event import CellOutput, Entry, Event, Intent, OnceEnded, RunStarted, TargetEnded
-from opsbook.model.run import Incident
+from opsbook.errors import ArchiveError
+from opsbook.model.event import CellOutput, Entry, Event, Intent, OnceEnded, RunStarted, SecretUsed, TargetEnded
+from opsbook.model.run import Incident, RunRecord
 from opsbook.redaction import Redactor
 
+_UNSCANNED = "killed before its last scan"
 _TORN = "a secret"
 """What one is called that stood in two lines."""
 
@@ -84,17 +87,26 @@ class Journal:
         """Remember that another secret is known from now on: the lines written so far may hold it."""
         self._distrusted = self._seq > 0
 
-    def mask_again(self, redactor: Redactor) -> list[Incident]:
-        """Mask what was written before all secrets were known, chain the lines anew, and return where one stood.
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return os.fstat(self._descriptor).st_size
+
+    def mask_again(self, redactor: Redactor, tell: Tell, *, insist: bool) -> None:
+        """Mask what was written before all secrets were known, chain the lines anew, and tell where one stood.
 
         Nobody has been told the journal's head yet: the archive's chain vouches for what it is at the end of the run.
+        With `insist` the file is written over where it cannot be replaced, and what stays in clear is told as well;
+        without, it is looked through once more at the end: a value may have come in two pieces, one of them later.
 
         Raises:
-            ArchiveError: it could not be read or replaced.
+            ArchiveError: it could not be masked; without `insist` that may be tried again.
         """
         if not self._distrusted:
-            return []
+            return
         entries = list(read_journal(self._file))
+        if len(entries) != self._seq:
+            raise ArchiveError(f"cannot mask {self._file}: it is not as it was written")
         clean = _masked_as_streams([entry.event for entry in entries], redactor)
         found, prev, lines = dict[str, Incident](), FIRST, bytearray()
         for entry, event in zip(entries, clean, strict=True):
@@ -105,14 +117,13 @@ class Journal:
             line = self._encoder.encode(replace(entry, event=event, prev=prev))
             prev = digest_of(line)
             lines += line + b"\n"
-        self._distrusted = False
-        if found and len(entries) == self._seq:
-            write_whole(self._file, lines)
+        if found:
+            write_masked(self._file, lines, found.values(), tell, insist=insist)
             with archive_errors(f"open {self._file}"):
-                os.close(self._descriptor)
-                self._descriptor = open_or_create(self._file, flags=os.O_APPEND)
+                before, self._descriptor = self._descriptor, open_or_create(self._file, flags=os.O_APPEND)
+                os.close(before)
             self._prev = prev
-        return list(found.values())
+        self._distrusted = not insist
 
     @property
     def head(self) -> str:
@@ -180,6 +191,23 @@ def read_entries(lines: Iterable[bytes], prev: str = FIRST) -> Iterator[tuple[st
 def has_started(file: Path) -> bool:
     """Whether a journal tells that its run started, as its first lines do."""
     return any(isinstance(entry.event, RunStarted) for entry in read_journal(file))
+
+
+def late_secrets(file: Path) -> tuple[str, ...]:
+    """Return the references of the secrets that a run did not know from its start, as its journal tells."""
+    events = (entry.event for entry in read_journal(file))
+    return tuple(dict.fromkeys(event.reference for event in events if isinstance(event, SecretUsed) and event.late))
+
+
+def unscanned(file: Path) -> str:
+    """Say what a run that was killed, and so never looked through again, may show in clear; empty where nothing."""
+    names = ", ".join(late_secrets(file))
+    return names and f"{_UNSCANNED}: what it wrote before it knew {names} may stand in its files in clear"
+
+
+def left_unscanned(record: RunRecord) -> str:
+    """Return what a record that was read back says of that; empty where the run was looked through at its end."""
+    return next((note for note in record.notes if note.startswith(_UNSCANNED)), "")
 
 
 def changed_targets(file: Path) -> frozenset[str]:

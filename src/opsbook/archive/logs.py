@@ -13,6 +13,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from opsbook.archive.journal import left_unscanned
 from opsbook.archive.layout import RunFolder, is_alive
 from opsbook.archive.log_choice import Choice
 from opsbook.archive.tail import JournalTail, LogTail
@@ -84,6 +85,7 @@ class RunLog:
     def __init__(self, folder: RunFolder, record: RunRecord, choice: Choice) -> None:
         self._folder = folder
         self._choice = choice
+        self._unscanned = left_unscanned(record)
         self._numbers = {cell.id: number for number, cell in enumerate(record.cells, start=1)}
         self._cut = {cell.id: cell.output_cut for cell in record.cells if cell.output_cut}
         self._journal = JournalTail(folder.journal)
@@ -129,7 +131,9 @@ class RunLog:
 
     @property
     def notes(self) -> Iterator[str]:
-        """Say what is not shown, and what is not known of the order; to be asked after `end`."""
+        """Say what is not shown or not masked, and what is not known of the order; to be asked after `end`."""
+        if self._unscanned:
+            yield self._unscanned
         if self._journal.has_more and not is_alive(self._folder):  # else it was being written
             yield f"the journal is torn or damaged behind line {self._journal.seq}: nothing of what follows is shown"
         for cell_id, cut in self._cut.items():

@@ -64,6 +64,8 @@ class Judgement(Struct, frozen=True, kw_only=True):
     damaged: tuple[Damaged, ...] = ()
     young: int = 0
     """How many runs are not old enough yet."""
+    private: int = 0
+    """How many are somebody else's alone, who may prune them."""
 
     @property
     def leaving(self) -> tuple[Candidate, ...]:
@@ -104,9 +106,11 @@ def judge_runs(root: Path, keep: Keep, *, now: datetime, held: Mapping[str, str]
         ArchiveError: the chain cannot be read.
     """
     seen: dict[str, _Seen] = {}
-    damaged = []
+    damaged, private = [], 0
     for run in iter_runs(root):
-        if run.record is None:
+        if run.is_private:
+            private += 1
+        elif run.record is None:
             damaged.append(Damaged(run_id=run.folder.run_id, problem=run.problem))
         else:
             seen[run.folder.run_id] = _Seen(run, run.record)
@@ -124,6 +128,7 @@ def judge_runs(root: Path, keep: Keep, *, now: datetime, held: Mapping[str, str]
         candidates=tuple(map(_candidate, old)),
         damaged=tuple(sorted(damaged, key=lambda one: one.run_id)),
         young=sum(one.young for one in seen.values()),
+        private=private,
     )
 
 

@@ -7,8 +7,10 @@ The same cell that says the same in many runs is one hit.
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,7 +26,7 @@ CANDIDATES = 1000
 LOOKS = 200
 """Of these, the best that are looked into for hits that say something of their own."""
 VARIANTS = 200
-"""Words a part of a word may stand in."""
+"""Words the parts of words in one query may stand in."""
 _FADE_S = 90 * 86400.0
 """The age at which being new is worth a third of what it was."""
 
@@ -85,7 +87,9 @@ def search(index: Index, asked: Search, *, now: datetime | None = None) -> Found
         QueryError: the query cannot be understood.
     """
     now = now or datetime.now(UTC).astimezone()
-    query = _expanded(parse_query(asked.text, now=now), index)
+    parsed = parse_query(asked.text, now=now)
+    parts = sum(words.infix for words in words_of(parsed))
+    query = _expanded(parsed, index, VARIANTS // max(1, parts))
     bounded = query if asked.between == Between() else And(parts=(*_parts(query), asked.between))
     question = make_question(bounded, kind=asked.kind)
     candidates = index.rows(question.sql, *question.values, CANDIDATES)
@@ -108,28 +112,35 @@ class _Reader:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._passages: dict[int, tuple[Passage, ...]] = {}
-        self._items: dict[int, tuple[str, str, str, str, str, str, int]] = {}
+        self._items: dict[int, tuple[Any, ...]] = {}
 
     def passages(self, key: int) -> tuple[Passage, ...]:
         """Return the passages of a run, or of a runbook."""
         if key not in self._passages:
-            ((packed,),) = self._index.rows("SELECT packed FROM texts WHERE key = ?", key)
-            self._passages[key] = unpack(packed)
+            self._passages[key] = unpack(self._row("SELECT packed FROM texts WHERE key = ?", key)[0])
         return self._passages[key]
 
     def passage(self, doc: int) -> Passage:
         """Return one of them."""
         number = doc & (1 << DOC_BITS) - 1
-        return next(passage for passage in self.passages(doc >> DOC_BITS) if passage.number == number)
+        found = [passage for passage in self.passages(doc >> DOC_BITS) if passage.number == number]
+        if not found:
+            raise sqlite3.DatabaseError("the index names a cell it does not have")
+        return found[0]
+
+    def _row(self, sql: str, key: int) -> tuple[Any, ...]:
+        """Return the one row there is of an item."""
+        rows = self._index.rows(sql, key)
+        if len(rows) != 1:
+            raise sqlite3.DatabaseError("the index names an item it does not have")
+        return rows[0]
 
     def place(self, doc: int, passage: Passage) -> Place:
         """Return where one stands."""
         key = doc >> DOC_BITS
         if key not in self._items:
-            (item,) = self._index.rows(
-                "SELECT kind, name, runbook, path, status, user, second FROM items WHERE key = ?", key
-            )
-            self._items[key] = item
+            sql = "SELECT kind, name, runbook, path, status, user, second FROM items WHERE key = ?"
+            self._items[key] = self._row(sql, key)
         kind, name, runbook, path, status, user, second = self._items[key]
         return Place(
             kind=kind,
@@ -150,9 +161,9 @@ class _Reader:
 def _hits(reader: _Reader, words: Sequence[Words], docs: Sequence[int], *, whole: bool) -> list[Hit]:
     """Return the hits there are in some passages, the best first; what says the same as a better one is counted.
 
-    A run as a whole is none where one of its cells tells more.
+    A run as a whole is none where one of its cells tells more; of the cells under one heading one is, which ran if any.
     """
-    found: dict[tuple[str, ...], Hit] = {}
+    found: dict[tuple[str, ...], list[Hit]] = {}
     for doc in docs:
         passage = reader.passage(doc)
         shown = excerpt(passage, words)
@@ -160,11 +171,19 @@ def _hits(reader: _Reader, words: Sequence[Words], docs: Sequence[int], *, whole
             others = ((other, excerpt(other, words)) for other in reader.passages(doc >> DOC_BITS))
             passage, shown = next((one for one in others if one[1].marks), (passage, shown))
         place = reader.place(doc, passage)
-        same = (place.kind, place.runbook, place.cell_id or place.name, shown.part, shown.text)
-        known = found.get(same)
-        found[same] = Hit(place=place, excerpt=shown) if known is None else replace(known, also=known.also + 1)
-    by_cells = {(hit.place.name, hit.excerpt.part) for hit in found.values() if hit.place.number}
-    return [hit for hit in found.values() if hit.place.number or (hit.place.name, hit.excerpt.part) not in by_cells]
+        where = "" if shown.part == "heading" else place.cell_id or place.name
+        same = (place.kind, place.runbook, where, shown.part, shown.text)
+        found.setdefault(same, []).append(Hit(place=place, excerpt=shown))
+    hits = list(map(_one_of, found.values()))
+    by_cells = {(hit.place.name, hit.excerpt.part) for hit in hits if hit.place.number}
+    return [hit for hit in hits if hit.place.number or (hit.place.name, hit.excerpt.part) not in by_cells]
+
+
+def _one_of(alike: Sequence[Hit]) -> Hit:
+    """Return one hit for some that say the same, the best first: a cell that ran stands for its heading."""
+    name = alike[0].place.name
+    best = next((hit for hit in alike if hit.place.name == name and hit.place.cell), alike[0])
+    return replace(best, also=len({hit.place.name for hit in alike}) - 1)
 
 
 def _weight(doc: int, rank: float, now: datetime) -> tuple[float, int]:
@@ -177,14 +196,14 @@ def _parts(query: Query) -> tuple[Query, ...]:
     return query.parts if isinstance(query, And) else (query,)
 
 
-def _expanded(query: Query, index: Index) -> Query:
-    """Return the query with each part of a word replaced by the words it stands in."""
+def _expanded(query: Query, index: Index, most: int) -> Query:
+    """Return the query with each part of a word replaced by the words it stands in, `most` at most."""
     if isinstance(query, Not):
-        return Not(part=_expanded(query.part, index))
+        return Not(part=_expanded(query.part, index, most))
     if isinstance(query, And | Or):
-        return replace(query, parts=tuple(_expanded(part, index) for part in query.parts))
+        return replace(query, parts=tuple(_expanded(part, index, most) for part in query.parts))
     if not (isinstance(query, Words) and query.infix):
         return query
-    found = index.rows("SELECT word FROM words WHERE instr(word, ?) LIMIT ?", query.text.lower(), VARIANTS)
+    found = index.rows("SELECT word FROM words WHERE instr(word, ?) LIMIT ?", query.text.lower(), most)
     whole = replace(query, infix=False)  # where it is a part of nothing, it finds nothing
     return Or(parts=tuple(replace(whole, text=word) for (word,) in found)) if found else whole

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from opsbook.archive.index import Index
-from opsbook.archive.index_items import BOOK, DAMAGED, RUN
+from opsbook.archive.index_items import BOOK, DAMAGED, PRIVATE, RUN
 from opsbook.archive.index_text import DOC_BITS
 from opsbook.archive.query import And, Between, Exact, Or, Param, Query
 from opsbook.archive.question import make_question
 from opsbook.model.run import RunState
 
-STATUSES = (*(state.value for state in RunState), DAMAGED)
+STATUSES = (*(state.value for state in RunState), DAMAGED, PRIVATE)
 """What a run's status may be."""
 _EVERY = -1
 """As many as there are."""
@@ -78,23 +78,23 @@ def select_runs(index: Index, selection: Selection, *, limit: int) -> list[str]:
 def total_up(index: Index, selection: Selection) -> list[Totals]:
     """Return the totals of the runbooks whose runs are meant, by name."""
     question = make_question(selection.query, kind=RUN)
+    meant = f" AND key IN (SELECT doc >> {DOC_BITS} FROM ({question.sql}))"  # noqa: S608  its text is ours alone
+    meant, values = ("", ()) if selection.is_all else (meant, (*question.values, _EVERY))
     sql = (
-        "SELECT runbook, status, duration, second, user FROM items WHERE NOT short AND status != ?"  # noqa: S608
-        f" AND key IN (SELECT doc >> {DOC_BITS} FROM ({question.sql})) ORDER BY runbook, key"
+        "SELECT runbook, status, duration, second, user FROM items"  # noqa: S608
+        f" WHERE NOT short AND kind = ? AND status NOT IN (?, ?){meant} ORDER BY runbook, key"
     )
     by_runbook: dict[str, list[tuple[str, float | None, int, str]]] = {}
-    for runbook, *rest in index.rows(sql, DAMAGED, *question.values, _EVERY):
+    for runbook, *rest in index.rows(sql, RUN, DAMAGED, PRIVATE, *values):
         by_runbook.setdefault(runbook, []).append(tuple(rest))
     return [_totals(runbook, rows) for runbook, rows in by_runbook.items()]
 
 
-def count_items(index: Index) -> tuple[int, int, int]:
-    """Return how many runs there are, how many of them are damaged, and how many runbooks."""
-    sql = (
-        "SELECT count(*) FILTER (WHERE kind = ?), count(*) FILTER (WHERE status = ?), count(*) FILTER (WHERE kind = ?)"
-    )
-    ((runs, damaged, books),) = index.rows(f"{sql} FROM items", RUN, DAMAGED, BOOK)
-    return runs, damaged, books
+def count_items(index: Index) -> tuple[int, int, dict[str, int]]:
+    """Return how many runs there are, how many runbooks, and how many of the runs are damaged or private."""
+    kinds = dict(index.rows("SELECT kind, count(*) FROM items GROUP BY kind"))
+    unread = index.rows("SELECT status, count(*) FROM items WHERE status IN (?, ?) GROUP BY status", DAMAGED, PRIVATE)
+    return kinds.get(RUN, 0), kinds.get(BOOK, 0), dict(unread)
 
 
 def _totals(runbook: str, rows: list[tuple[str, float | None, int, str]]) -> Totals:

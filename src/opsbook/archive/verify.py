@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from opsbook.archive.chain import CHAIN, ChainKind, ChainLine, Heads, read_chain
 from opsbook.archive.fold import decode_record
-from opsbook.archive.history import iter_folders
-from opsbook.archive.journal import has_started
+from opsbook.archive.history import iter_folders, why_private
+from opsbook.archive.journal import has_started, unscanned
 from opsbook.archive.layout import RunFolder, is_alive, is_run_id, run_folder
 from opsbook.archive.links import FIRST, digest_of, inspect_lines
 from opsbook.model.run import RunState
@@ -34,6 +34,8 @@ class Verdict(StrEnum):
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     """Its process was killed; what it left until then is no problem of the archive."""
+    PRIVATE = "private"
+    """Its files are somebody else's alone: only they can look at them."""
     PRUNED = "pruned"
     """It was taken away as retention has it, and the chain says by whom."""
     WRONG = "wrong"
@@ -197,6 +199,8 @@ def _verdicts(folder: RunFolder, claim: Heads | None, ends: list[ChainLine]) -> 
         yield Verdict.WRONG, "its folder is a link"
     if not folder.path.is_dir():
         yield Verdict.WRONG, "its folder is gone"
+    if private := why_private(folder):
+        yield Verdict.PRIVATE, private
     if not ends and is_alive(folder):
         yield Verdict.RUNNING, "it is running"
     if any(line.replaces != before.seq for before, line in pairwise(ends)):
@@ -216,7 +220,8 @@ def _verdicts(folder: RunFolder, claim: Heads | None, ends: list[ChainLine]) -> 
 def _interruptions(folder: RunFolder, ends: list[ChainLine]) -> Iterator[str]:
     """Yield what kept a run from coming to its end as it should have."""
     if not ends:
-        yield f"its process was killed: {CHAIN} has its claim alone"
+        said = unscanned(folder.journal)
+        yield f"its process was killed: {CHAIN} has its claim alone" + (said and f"; {said}")
     elif _digest(folder.record) != ends[-1].heads.record and not is_alive(folder):
         yield "it was killed before its record was finished: the journal tells how it ended"
     elif len(ends) > 1:
