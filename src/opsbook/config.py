@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -238,6 +239,16 @@ def load_settings(start: Path | None = None, environ: Mapping[str, str] | None =
     return settings
 
 
+def _refuse_planted(file: Path) -> None:
+    """Refuse a file somebody else has left where everybody can leave one: it names what is run and where it goes."""
+    owners = {file.lstat().st_uid, file.stat().st_uid}
+    if owners - {0, os.geteuid()} and file.parent.stat().st_mode & stat.S_IWOTH:
+        raise UsageError(
+            f"{file} belongs to somebody else, in a folder everybody can write to",
+            "work in another folder, or take the file away",
+        )
+
+
 def _check_logs(logs: LogSettings) -> None:
     """Refuse numbers of lines that are none."""
     if isinstance(logs.summarize, str) and not _LINES.fullmatch(logs.summarize):
@@ -259,9 +270,10 @@ def _check_environment(env: EnvSettings) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    _refuse_planted(file)
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{file}: {error}", 'it is a TOML file, such as: inventory = "hosts.ini"') from error
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
@@ -308,6 +320,8 @@ def _absolute(value: Any, folder: Path) -> Any:
         return [_absolute(item, folder) for item in value]
     if not isinstance(value, str):
         return value
+    if "\0" in value:
+        raise UsageError(f"{value!r} is not a path")
     try:
         return str(folder / Path(value).expanduser())
     except RuntimeError as error:

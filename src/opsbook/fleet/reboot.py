@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shlex
 import time
 
@@ -19,6 +21,7 @@ SHORT_S = 15.0
 """Seconds a question such as the boot id may take."""
 BACK_OFF_S = (1.0, 1.0, 2.0, 2.0, 5.0)
 """Pauses between attempts to reach a machine that is booting; the last one repeats."""
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _STILL_UP = "it was not rebooted since"
 LOGIN_PAUSE_S, MOST_REFUSALS = 20.0, 3
 """A machine that boots may refuse logins for a while; one that goes on refusing is not asked until an account locks."""
@@ -49,7 +52,7 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
         if booted is not None:
             return booted
         asked = work.run(Script(text=BOOT_ID), timeout_s=SHORT_S, changing=False)
-        before = asked.stdout.strip()
+        before = boot_id(asked.stdout)
         if asked.state is not TargetState.OK or not before:
             return _failed(asked, "its boot id cannot be read, so a reboot could not be proven; nothing was done")
         sent = work.run(on_target(self._detached(), work.target), timeout_s=SHORT_S, changing=True, boot_id=before)
@@ -97,7 +100,7 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
                     raise
                 work.disconnect()
                 continue  # it is down, or its sshd is not up yet
-            now = asked.stdout.strip()
+            now = boot_id(asked.stdout)
             if asked.state is TargetState.OK and now and now != before:
                 return CommandResult(state=TargetState.OK, exit_code=0, stdout=f"boot id {before} -> {now}\n")
             if now == before and not going_down:
@@ -105,6 +108,12 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True):
             seen = "it never went down" if now == before else seen
         reason = f"no new boot id after {self.timeout_s:g} s: {seen}"
         return CommandResult(state=TargetState.TIMED_OUT, reason=reason)
+
+
+def boot_id(said: str) -> str:
+    """Return what stands for a boot: the id itself, or a hash of what else a target says; it is kept as it is."""
+    text = said.strip()
+    return text if not text or _ID.fullmatch(text) else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _failed(result: CommandResult, reason: str) -> CommandResult:

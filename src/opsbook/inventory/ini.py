@@ -55,7 +55,7 @@ class _Reader:
         """Understand one line that is neither empty nor a comment."""
         if match := SECTION.fullmatch(line):
             self._open_section(match["group"], match["kind"] or HOSTS, place=place)
-        elif line.startswith("[") and line.endswith("]"):
+        elif line.startswith("[") and (line.endswith("]") or "]" not in line):
             raise InventoryError(f"{place}: {line} is not a section", "write [group], [group:children] or [group:vars]")
         elif self._kind == HOSTS:
             self._read_host(line, place=place)

@@ -15,7 +15,7 @@ from itertools import islice
 from msgspec import Struct
 
 from opsbook.errors import InventoryError
-from opsbook.inventory.draft import ALL
+from opsbook.inventory.draft import ALL, UNGROUPED
 from opsbook.inventory.hosts import is_address
 from opsbook.model.target import Inventory, Target
 
@@ -156,7 +156,8 @@ def _subscript(named: list[str], match: re.Match[str], *, text: str) -> list[str
 
 def _suggest(expression: str, *, inventory: Inventory) -> str:
     """Say what the author may have meant."""
-    names = [*inventory.groups, *(target.name for target in inventory.targets)]
+    # what is in no group is seldom meant, and its name is near to many
+    names = [*(group for group in inventory.groups if group != UNGROUPED), *(one.name for one in inventory.targets)]
     count = len(inventory.groups.get(expression, ()))
     if count:
         return f"{expression!r} has {count} hosts, counted from 0"

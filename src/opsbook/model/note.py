@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from opsbook.model.visible import LONGEST
+
 
 class Severity(StrEnum):
     """How much a note weighs."""
@@ -39,8 +41,12 @@ class Note(Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """Say it: what about, how grave, by whom, when."""
-        return f"damaged note {self._said}" if self.problem else f"note {self._said}"
+        """Say it: what about, how grave, by whom, when; a note of many pages only as it begins."""
+        said = f"damaged note {self._said}" if self.problem else f"note {self._said}"
+        if len(said) <= LONGEST:
+            return said
+        begun = said[:LONGEST]
+        return f"{begun.rpartition(' ')[0] or begun}… (opsbook note list has all of it)"  # no token is shown in part
 
     @property
     def recorded(self) -> str:

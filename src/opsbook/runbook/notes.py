@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,7 +149,9 @@ def _read_note(file: Path) -> Note:
         why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         return Note(id=note_id, problem=why)
     head, body, is_closed = _split(text)
-    fields = {name.strip(): _value(value) for name, _, value in (line.partition(":") for line in head)}
+    pairs = [(name.strip(), _value(value)) for name, _, value in (line.partition(":") for line in head)]
+    times = Counter(name for name, _ in pairs)
+    fields = {name: value for name, value in pairs if times[name] == 1}  # of two, which holds is anybody's guess
     severity = next((word for word in Severity if word.value == fields.get("severity")), None)
     origin = parse_meme(fields.get("origin"))
     subject = origin.origin if origin is not None else fields.get("run", "")
@@ -197,6 +200,7 @@ def _value(text: str) -> str:
         return text
     try:
         value = json.loads(text)
+        str(value).encode()  # it may spell out half a character
     except ValueError:
         return ""
     return value if isinstance(value, str) else ""

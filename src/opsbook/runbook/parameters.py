@@ -23,6 +23,7 @@ from opsbook.model.parameter import Binding, ParameterSpec
 from opsbook.model.target import JsonValue, unstorable
 from opsbook.redaction import PROMPT, SCHEMES, Secret, is_reference
 from opsbook.runbook.annotation import KNOWN_TYPES, PLAIN_TYPES, label, read_annotation
+from opsbook.runbook.param_magic import as_declaration
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 EXAMPLES = {
@@ -79,12 +80,17 @@ def _declared(tree: ast.Module, comments: Mapping[int, str]) -> tuple[ParameterS
 
 
 def _parse(source: str) -> tuple[str, ast.Module]:
-    """Parse a cell; lines of IPython's own are left out where Python cannot read them."""
+    """Parse a cell; where Python cannot read it, `%param` lines are read, and others of IPython's own left out."""
     try:
         return source, ast.parse(source)
     except SyntaxError:
-        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n"))
+        plain = "\n".join(map(_plain, source.split("\n")))
         return plain, ast.parse(plain)
+
+
+def _plain(line: str) -> str:
+    """Return a line as Python may have it."""
+    return as_declaration(line) or ("" if line.lstrip().startswith(("%", "!")) else line)
 
 
 def prompts_in(source: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ bytes on it wants to be woken, so that a stream is taken in few large pieces. Kn
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,9 @@ from paramiko.common import (
 
 STDOUT, STDERR = 0, 1
 _STDERR_CODE = 1
+UNKNOWN_SIGNAL = "UNKNOWN"
+_SIGNALS = {name.removeprefix("SIG") for name in signal.Signals.__members__} | {"SIG@openssh.com"}
+"""What servers call signals; a record keeps the name as it is, and a server may say anything."""
 
 
 def ignore() -> None:
@@ -86,7 +90,8 @@ def _take_request(channel: paramiko.Channel, message: paramiko.Message) -> None:
     position = message.packet.tell()
     is_signal = message.get_text() == "exit-signal"
     message.get_boolean()
-    name = message.get_text() if is_signal else ""
+    told = message.get_text() if is_signal else ""
+    name = told if not told or told in _SIGNALS else UNKNOWN_SIGNAL
     message.packet.seek(position)
     paramiko.Channel._handle_request(channel, message)  # type: ignore[attr-defined]  # noqa: SLF001
     hearer = _hearer(channel)

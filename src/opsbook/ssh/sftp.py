@@ -24,6 +24,8 @@ LONGEST = 1024 * 1024
 """Bytes of an answer; a longer one is no SFTP."""
 SEND_S = 0.5
 """Seconds without room to send after which patience is asked again."""
+_SAID = 1024
+"""Bytes of what a server says of a refusal."""
 _READ = 256 * 1024
 _PIECE = 32 * 1024
 """Bytes of one write: what every server takes."""
@@ -141,6 +143,8 @@ class SftpSession:
         self._patience = patience
         self._numbers = itertools.count(1)
         self._arrived = bytearray()
+        self._asked: set[int] = set()
+        """Requests without an answer yet: what nobody asked for is not kept."""
         self._answers: dict[int, tuple[int, bytes]] = {}
         self._limits: int | None = None
         self.extensions: frozenset[bytes] = frozenset()
@@ -182,7 +186,7 @@ class SftpSession:
             body = self.answer_to(self._limits, expect=Kind.EXTENDED_REPLY)
         except StatusError:
             return piece
-        _, _, most = struct.unpack(">3Q", body[:24])
+        _, _, most = _longs(body, 3)
         return max(piece, min(_LONGEST_PIECE, int(most)))
 
     def request(self, kind: Kind, *fields: bytes | memoryview) -> int:
@@ -195,6 +199,7 @@ class SftpSession:
         parts: list[bytes | memoryview] = []
         for fields in each:
             numbers.append(next(self._numbers))
+            self._asked.add(numbers[-1])
             parts += (number(5 + sum(map(len, fields))), bytes((kind,)), number(numbers[-1]), *fields)
         self._send(b"".join(parts))
         return numbers
@@ -202,7 +207,11 @@ class SftpSession:
     def next_answer(self) -> tuple[int, int, bytes]:
         """Return the next answer, to whatever request: its number, its kind, its body."""
         kind, body = self._message()
-        return int.from_bytes(body[:4], "big"), kind, body[4:]
+        asked = int.from_bytes(body[:4], "big")
+        if asked not in self._asked:
+            raise SessionEndedError("it answers what nobody asked")
+        self._asked.remove(asked)
+        return asked, kind, body[4:]
 
     def answer_to(self, chosen: int, *, expect: Kind) -> bytes:
         """Return the answer to one request; others that come before are kept.
@@ -248,7 +257,10 @@ class SftpSession:
             StatusError: it cannot be opened.
         """
         body = self.ask(Kind.OPEN, text(path), number(flags), attributes(mode=mode), expect=Kind.HANDLE)
-        return _texts(body)[0]
+        handles = _texts(body)
+        if not handles:
+            raise SessionEndedError("it opens a file without a handle")
+        return handles[0]
 
     def look(self, handle: bytes) -> Attributes:
         """Return what an open file is."""
@@ -259,7 +271,7 @@ class SftpSession:
         if STATVFS not in self.extensions:
             return None
         body = self.ask(Kind.EXTENDED, text(STATVFS), text(folder), expect=Kind.EXTENDED_REPLY)
-        _, unit, _, _, available = struct.unpack(">5Q", body[:40])
+        _, unit, _, _, available = _longs(body, 5)
         return int(unit * available)
 
     def _send(self, data: bytes) -> None:
@@ -308,12 +320,17 @@ def check(status: bytes) -> None:
     code = int.from_bytes(status[:4], "big")
     if code != Code.OK:
         said = _texts(status[4:])
-        raise StatusError(code, said[0].decode(errors="replace") if said else "")
+        raise StatusError(code, said[0][:_SAID].decode(errors="replace") if said else "")
 
 
 def data_of(body: bytes) -> memoryview:
     """Return the bytes an answer of the kind DATA carries."""
     return memoryview(body)[4 : 4 + int.from_bytes(body[:4], "big")]
+
+
+def _longs(body: bytes, count: int) -> tuple[int, ...]:
+    """Read numbers of 64 bits; those that are missing are 0."""
+    return struct.unpack(f">{count}Q", body[: 8 * count].ljust(8 * count, b"\0"))
 
 
 def _texts(body: bytes) -> list[bytes]:
