@@ -67,8 +67,8 @@ def reindex(*, archive: Path | None) -> None:
     """Make the index anew from the archive's files. It is a cache, and is made by itself when it is missing."""
     settings = load_settings()
     root = archive_root(archive, settings)
-    runs, damaged, books = ask(root, settings, count_items, fresh=True)
-    more = f", {damaged} of them damaged" if damaged else ""
+    runs, books, unread = ask(root, settings, count_items, fresh=True)
+    more = "".join(f", {count} of them {status}" for status, count in unread.items())
     line = f"{root}: {runs} runs{more}, {books} runbooks of the library"
     result_console().print(line, markup=False, soft_wrap=True)
 
@@ -95,7 +95,8 @@ def _print(found: Verification, root: Path) -> None:
     wrong = sum(finding.verdict is Verdict.WRONG for finding in found.findings)
     verdict = "all is well" if found.is_well else f"{wrong} wrong"
     pruned = f", {found.pruned} pruned" if found.pruned else ""
-    line = f"{root}: {found.runs} runs{pruned}, {found.lines} lines in the chain: {verdict}"
+    runs, lines = (f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in ((found.runs, "run"), (found.lines, "line")))
+    line = f"{root}: {runs}{pruned}, {lines} in the chain: {verdict}"
     screen.print(line, markup=False, soft_wrap=True)
     if found.lines:
         screen.print(f"head {found.head}", markup=False, soft_wrap=True)

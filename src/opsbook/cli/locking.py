@@ -60,7 +60,7 @@ def _acknowledged(text: str, archive: Path, path: str | None) -> str:
     """Return the id of the run that is meant: it need not be in an archive any more."""
     run_id = text if is_run_id(text) else find_run(archive, text).folder.run_id
     if any(holder.run_id == run_id and is_held(lock.file) for lock, holder in lock_folder(path).named()):
-        raise BusyError(f"run {run_id} still runs", "opsbook stop ends it")
+        raise BusyError(f"run {run_id} still runs", f"opsbook stop {run_id} ends it")
     return run_id
 
 

@@ -55,7 +55,7 @@ def command(
     _check_flags(follow=follow, raw=raw, as_json=as_json)
     run = find_run(archive_root(archive), what)
     if run.record is None:
-        raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
+        raise ArchiveError(run.unread)
     choice = choose(run.record, cell=cell, target=target)
     pattern = _pattern(grep)
     named = choice.has_several(run.record, run.folder, growing=follow and is_alive(run.folder))

@@ -32,6 +32,6 @@ def show_plan(request: RunRequest, *, as_json: bool) -> int:
     if as_json:
         write_document(msgspec.json.encode(plan) + b"\n")
     else:
-        print_plan(plan, result_console())
         print_notes(plan.noted, result_console())
+        print_plan(plan, result_console())
     return ExitCode.USAGE if any(cell.problem for cell in plan.cells) else ExitCode.SUCCEEDED

@@ -214,7 +214,7 @@ def failed_targets(root: Path, text: str) -> tuple[str, tuple[str, ...]]:
         meant = (one for one in iter_runs(root) if one.record is not None and not one.record.checking)
         run = next(meant, run)
     if run.record is None:
-        raise UsageError(f"run {run.folder.run_id} is damaged: {run.problem}", "name its targets with -t")
+        raise UsageError(run.unread, "name its targets with -t")
     if run.record.status is RunState.RUNNING:
         raise UsageError(f"run {run.folder.run_id} still runs", "what failed in it is known when it has ended")
     names = tuple(name for name, result in run.record.targets.results.items() if result.state.is_failure)

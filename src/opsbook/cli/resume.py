@@ -71,7 +71,7 @@ def _agree(request: RunRequest) -> None:
     """
     resumed = request.resumed
     cells = LocalCells() if resumed is None else local_cells(request.runbook, resumed.replay)
-    rows = (("before the stop", cells.before), ("where it stopped", cells.at), ("after it", cells.after))
+    rows = (("before the stop", cells.before), ("where it stopped", cells.at), ("after the stop", cells.after))
     named = [f"{place}: {', '.join(labels)}" for place, labels in rows if labels]
     if not named or request.yes:
         return

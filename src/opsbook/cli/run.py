@@ -54,7 +54,7 @@ def command(runbook: Path, *, list_targets: bool, as_json: bool, quiet: bool, **
     """Run RUNBOOK, a Jupyter notebook, and say how it went.
 
     Exit codes: 0 succeeded, 1 failed, 2 nothing ran (parameters, inventory, runbook), 3 refused, 4 only unreachable
-    targets, 5 the archive could not be written, 6 unknown, 75 a lock is held, 124 timed out, 128+N stopped by
+    targets, 5 the archive could not be written, 6 unknown, 70 internal error, 75 busy, 124 timed out, 128+N stopped by
     signal N.
     """
     read = read_runbook(runbook)

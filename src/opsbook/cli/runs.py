@@ -81,4 +81,4 @@ def _print(runs: Sequence[ArchivedRun], root: Path, *, as_json: bool, some: bool
         message_console().print(f"no such runs in {root}" if some else f"no runs yet in {root}", markup=False)
     for run in runs:
         if run.record is None:
-            message_console().print(f"damaged: {run.folder.run_id}: {one_line(run.problem)}", markup=False)
+            message_console().print(f"{run.unread_as}: {run.folder.run_id}: {one_line(run.problem)}", markup=False)

@@ -35,7 +35,8 @@ def _console(*, stderr: bool) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     watched = is_terminal(stream)
-    width = None if watched else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    columns = os.environ.get("COLUMNS", "")
+    width = None if watched else int(columns) if columns.isdecimal() else PLAIN_WIDTH
     options: dict[str, Any] = {"highlight": False, "soft_wrap": False, "emoji": False}
     return QuietConsole(stderr=stderr, width=width, force_terminal=watched, **options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from opsbook.cli.noted import notes_for_run, notes_for_runbook
 from opsbook.cli.prepare import archive_root
 from opsbook.cli.screen import result_console, write_document
 from opsbook.config import load_settings
-from opsbook.errors import ArchiveError
+from opsbook.errors import ArchiveError, UsageError
 from opsbook.model.run import RunRecord, RunState
 from opsbook.report.document import record_document
 from opsbook.report.notes import print_notes
@@ -28,13 +29,15 @@ def command(what: str, *, archive: Path | None, as_json: bool) -> None:
     """Show a run (its id, a unique part of it, or 'last'), or what a RUNBOOK takes and does."""
     root = archive_root(archive)
     if what.endswith(".ipynb") or Path(what).is_file():
+        if as_json:
+            raise UsageError(f"--json prints a run's record, and {what} is no run", f"opsbook show {shlex.quote(what)}")
         runbook = read_runbook(Path(what))
         print_runbook(runbook, result_console(), last=_last_success(root, runbook))
         print_notes(notes_for_runbook(load_settings(), runbook), result_console())
         return
     run = find_run(root, what)
     if run.record is None:
-        raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
+        raise ArchiveError(run.unread)
     copy = run.folder.copy if run.folder.copy.is_file() else None
     noted = notes_for_run(load_settings(), run.record)
     if as_json:

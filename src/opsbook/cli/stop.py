@@ -25,8 +25,8 @@ def command(what: str, *, archive: Path | None) -> None:
     """Stop RUN (its id, a unique part of it, or 'last'): its commands are ended and its record is finished."""
     run = find_run(archive_root(archive), what)
     if run.record is None:
-        raise ArchiveError(f"run {run.folder.run_id} is damaged: {run.problem}")
-    over = stop_run(run.record.operator, here=socket.gethostname(), alive=lambda: is_alive(run.folder), wait_s=WAIT_S)
-    if not over:
-        raise OpsbookError(f"{run.folder.run_id} was asked to stop and still runs", "opsbook show says what it does")
-    message_console().print(f"{run.folder.run_id} has stopped", markup=False)
+        raise ArchiveError(run.unread)
+    run_id, here = run.folder.run_id, socket.gethostname()
+    if not stop_run(run_id, run.record.operator, here=here, alive=lambda: is_alive(run.folder), wait_s=WAIT_S):
+        raise OpsbookError(f"{run_id} was asked to stop and still runs", f"opsbook logs {run_id} -f says what it does")
+    message_console().print(f"{run_id} has stopped", markup=False)

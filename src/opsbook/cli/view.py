@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from opsbook.report.live import LiveProgress
 
+_ASKED = 300
+"""Characters of a question."""
 UNCHECKED_WARNING = "warning: host keys are not checked (--host-keys off): whoever is on the way can pose as a target"
 DRY_NOTICE = "dry run (--check): only read-only commands are sent; local Python runs"
 
@@ -84,7 +86,10 @@ class Questions:
         if live is not None:
             live.pause()
         try:
-            self._console.print(f"{one_line(question)} [y/N] ", end="", markup=False)
+            asked = one_line(question)
+            if len(asked) > _ASKED:  # what is asked must not scroll away what stands before it
+                asked = f"{asked[: _ASKED // 2]} … {asked[-_ASKED // 2 :]}"
+            self._console.print(f"{asked} [y/N] ", end="", markup=False)
             ready, _, _ = select.select([sys.stdin.fileno(), bell], [], [])
             if bell in ready:
                 return False

@@ -44,7 +44,8 @@ def print_diff(found: Comparison, console: Console, *, runs: tuple[RunRecord, Ru
         lines += _section(title, [line for change in changes for line in _change(change, width)])
     for cell in found.cells:
         lines += [Text(), *_cell(cell, width)]
-    lines += _section("times (they make no difference)", [line for time in found.times for line in _time(time, width)])
+    times = found.times if found.before != found.after else ()
+    lines += _section("times (they make no difference)", [line for time in times for line in _time(time, width)])
     lines += _section("notes", [Text(f"  {line}") for note in found.notes for line in wrap(one_line(note), width - 2)])
     show(console, lines)
 
@@ -59,7 +60,7 @@ def _run_line(mark: str, run: RunRecord, width: int) -> list[Text]:
 
 def _verdict(found: Comparison) -> str:
     if not found.differs:
-        return "they do not differ"
+        return "they do not differ" if found.before != found.after else "both are the same run"
     counts = ((len(found.parameters), "parameter"), (len(found.cells), "cell"), (len(found.targets), "target"))
     parts = ["how they ended"] if found.run else []
     parts += [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count]

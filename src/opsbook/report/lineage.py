@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,7 @@ from opsbook.model.run import RunRecord
 from opsbook.model.visible import one_line
 from opsbook.report.duration import format_when
 from opsbook.report.layout import Piece, crop, labelled, measure, row, show, table, width_of, wrap
+from opsbook.report.summary import nearest
 from opsbook.runbook.lineage import CellLineage, Lineage
 from opsbook.runbook.meme import Meme, parse_meme
 from opsbook.runbook.notebook import Runbook
@@ -148,7 +150,9 @@ def _place_row(place: Place, held_by: Sequence[Place], *, now: datetime) -> list
     result = (last.state or last.status) if last is not None else ""
     when = format_when(last.at, now) if last is not None else "never run"
     cell = place.cell_id if place.number else "(the notebook)"
-    return [(text, "") for text in (place.name if is_run else place.path, cell, result, when, place.label)]
+    return [
+        (text, "") for text in (place.name if is_run else nearest(Path(place.path)), cell, result, when, place.label)
+    ]
 
 
 def _visible(rows: Sequence[Sequence[Piece]]) -> list[list[Piece]]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from opsbook.model.lock import LockState, Standing
 from opsbook.model.visible import one_line
-from opsbook.report.layout import Piece, flow, measure, row, show, width_of
+from opsbook.report.layout import Piece, flow, labelled, measure, row, show, width_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,14 @@ def print_locks(standings: Sequence[Standing], console: Console) -> None:
         ]
         widths = measure([[text for text, _ in cells] for cells in rows], width=width - _INDENT)
         show(console, [Text()] * (number > 0) + [Text(line, _STYLES[state]) for line in head])
-        show(console, [line for cells in rows for line in row(cells, widths, indent=_INDENT)])
+        lines = [line for cells in rows for line in row(cells, widths, indent=_INDENT)]
+        show(console, [*lines, *_next(state, one_line(run_id))])
+
+
+def _next(state: LockState, run_id: str) -> list[Text]:
+    """Say in which ways targets that were left in the middle are settled."""
+    ways = [f"opsbook resume {run_id}", f"opsbook run … --acknowledge {run_id}"] if state is LockState.LEFT else []
+    return labelled("go on", ways, indent=_INDENT, label_width=5)
 
 
 def locks_document(standings: Sequence[Standing]) -> bytes:

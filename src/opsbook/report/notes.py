@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _STYLES = {Severity.INFO: "dim", Severity.WARN: "yellow", Severity.BLOCK: "bold red"}
+_LONGEST = 200
+"""Characters of a field of a note."""
 
 
 def print_notes(notes: Iterable[Note], console: Console) -> None:
@@ -43,7 +45,7 @@ def _row(note: Note) -> list[Piece]:
     about = note.target or note.subject or "(not readable)"
     texts = (note.id, "damaged" if note.problem else note.severity.value, about, note.author, day)
     styles = ("", _STYLES[note.severity], "", "", "")
-    return [(one_line(text), style) for text, style in zip(texts, styles, strict=True)]
+    return [(one_line(text[:_LONGEST]), style) for text, style in zip(texts, styles, strict=True)]
 
 
 def notes_document(notes: Sequence[Note]) -> bytes:

@@ -13,14 +13,14 @@ _ASIDE = ("always", "on-failure")
 
 
 def outline(cells: Iterable[Cell]) -> list[str]:
-    """List a runbook's steps: `1 Check`, `2 Announce (confirm)`, `3 Update (%%on, changes)`, `always: Silence off`."""
-    steps = [cell for cell in cells if PARAMETERS_TAG not in cell.tags]
-    in_order = [cell for cell in steps if not _aside(cell)]
-    numbered = groupby(in_order, key=lambda cell: cell.label)
-    made = [f"{number} {_step(label, list(group))}" for number, (label, group) in enumerate(numbered, 1)]
-    for (aside, label), group in groupby(filter(_aside, steps), key=lambda cell: (_aside(cell), cell.label)):
-        made.append(f"{aside}: {_step(label, list(group))}")
-    return made
+    """List a runbook's steps by the numbers of their code cells, which notes, `logs` and `lineage` take.
+
+    Such as `2-3 Check`, `4 Announce (confirm)`, `5 Update (%%on, changes)`, `always: 8 Silence off`.
+    """
+    steps = [(number, cell) for number, cell in enumerate(cells, 1) if PARAMETERS_TAG not in cell.tags]
+    steps.sort(key=lambda step: bool(_aside(step[1])))
+    grouped = groupby(steps, key=lambda step: (_aside(step[1]), step[1].label))
+    return [_step(aside, label, list(group)) for (aside, label), group in grouped]
 
 
 def _aside(cell: Cell) -> str:
@@ -28,7 +28,10 @@ def _aside(cell: Cell) -> str:
     return next((tag for tag in _ASIDE if tag in cell.tags), "")
 
 
-def _step(label: str, cells: Sequence[Cell]) -> str:
+def _step(aside: str, label: str, steps: Sequence[tuple[int, Cell]]) -> str:
+    first, last = steps[0][0], steps[-1][0]
+    named = f"{aside + ': ' if aside else ''}{first if first == last else f'{first}-{last}'} {label}"
+    cells = [cell for _, cell in steps]
     fans_out, changes = any(cell.fans_out for cell in cells), any(cell.changes for cell in cells)
     words = [
         "confirm" if any("confirm" in cell.tags for cell in cells) else "",
@@ -37,4 +40,4 @@ def _step(label: str, cells: Sequence[Cell]) -> str:
         "skipped" if all(cell.is_skipped for cell in cells) else "",
     ]
     said = ", ".join(word for word in words if word)
-    return one_line(f"{label} ({said})" if said else label)
+    return one_line(f"{named} ({said})" if said else named)

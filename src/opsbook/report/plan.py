@@ -42,7 +42,8 @@ def _cell_lines(cell: PlannedCell, *, width: int) -> list[Text]:
     if not cell.targets:
         return [*lines, *_field("skipped", ["no target of this run is asked for here"], width=width)]
     kind = "changes" if cell.changes else "read-only"
-    stops = f"stops when more than {cell.limit} {'has' if cell.limit == 1 else 'have'} failed"
+    many = f"stops when more than {cell.limit} {'has' if cell.limit == 1 else 'have'} failed"
+    stops = many if cell.limit else "stops at the first failure"
     sizes = ", ".join(str(len(wave)) for wave in cell.waves)
     waves = f"{len(cell.waves)} wave{'' if len(cell.waves) == 1 else 's'} ({sizes})" if cell.waves else ""
     lines += _field(kind, [", ".join(filter(None, [_count(len(cell.targets)), waves, stops]))], width=width)

@@ -60,6 +60,7 @@ def pruning_document(judged: Judgement, done: Sequence[Pruned], *, dry: bool) ->
                 "kept": [{**_described(one), "why": one.stays} for one in judged.staying],
                 "damaged": judged.damaged,
                 "young": judged.young,
+                "private": judged.private,
                 "freed_bytes": sum(one.size for one in judged.leaving if one.run_id in known - problems.keys()),
             }
         )
@@ -99,6 +100,7 @@ def _totals(judged: Judgement) -> str:
     said += [f"{len(judged.staying)} old enough that stay"] if judged.staying else []
     said += [f"{judged.young} not due"] if judged.young else []
     said += [f"{len(judged.damaged)} damaged"] if judged.damaged else []
+    said += [f"{judged.private} private to others"] if judged.private else []
     return "; ".join(said)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,7 @@ from opsbook.archive.search import Found, Hit
 from opsbook.model.visible import one_line, visible
 from opsbook.report.duration import format_when
 from opsbook.report.layout import ends, labelled, show, width_of
+from opsbook.report.summary import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +55,7 @@ def _hit_lines(hit: Hit, now: datetime, *, width: int) -> list[Text]:
     told = [place.status, format_when(place.at, now), one_line(place.user)]
     where = f"cell {place.cell} of it" if place.cell else ""
     also = f"the same in {hit.also} other run{'' if hit.also == 1 else 's'}" if hit.also else ""
-    look = f"opsbook show {one_line(place.path if place.kind == BOOK else place.name)}"
+    look = f"opsbook show {one_line(nearest(Path(place.path)) if place.kind == BOOK else place.name)}"
     more = ", ".join(filter(None, (where, also)))
     lines = ends(
         f"{name} · {label}" if label else name,
