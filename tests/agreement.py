@@ -75,7 +75,7 @@ def answered(desk: Desk, keys: str, *args: str) -> Ran:
     """Run the command for a person at a terminal who typed these keys beforehand; both streams are the screen."""
     ours, theirs = pty.openpty()
     os.write(ours, keys.encode())
-    process = desk.start(
+    process = desk.fork(
         *args,
         stdin=theirs,
         stdout=theirs,

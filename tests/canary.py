@@ -1,6 +1,6 @@
-"""The canary: a secret every desk has, known to every run of a notebook there, and looked for wherever it must not be.
+"""The canary: a secret every folder has that a notebook is run in, looked for wherever it must not be.
 
-Each desk's settings hand it to its notebooks (`[env.secrets]`), so it is in the kernel's memory and in the
+The settings there hand it to notebooks (`[env.secrets]`), so it is in the kernel's memory and in the
 environment of what a notebook starts. It may be in no argument list, in no environment of opsbook's own processes, in
 no stream and in no file but its own. The encodings looked for are made here, not by the redactor that is being watched.
 """
@@ -19,12 +19,14 @@ from urllib.parse import quote
 VALUE = 'canary<7Qx&"9z/\u00e9>tweet'
 VARIABLE = "CANARY"
 FILE = "canary"
-"""The file it is in, in each desk's folder."""
+"""The file it is in, in each of these folders."""
+PLANTED: list[Path] = []
+"""The folders it was put into by this process, in this order."""
 LEAKED = "canary-leaked"
 """Where a process says that it had it from the start."""
 MOST = 4 * 1024 * 1024
 """Bytes looked at, at both ends of a file."""
-SETTINGS = f"\n[env.secrets]\n{VARIABLE} = {{reference}}\n"
+TABLE = "\n[env.secrets]\n"
 
 
 def encodings(value: str) -> tuple[bytes, ...]:
@@ -48,18 +50,32 @@ def lies_in(data: bytes) -> bool:
 
 def settings(text: str, folder: Path) -> str:
     """Return an `opsbook.toml` that hands the canary to notebooks too."""
-    if f"\n{VARIABLE} =" in text or "[env.secrets]" in text:
+    if f"\n{VARIABLE} =" in text:
         return text
-    return text + SETTINGS.format(reference=json.dumps(f"file:{folder / FILE}"))
+    line = f"{VARIABLE} = {json.dumps(f'file:{folder / FILE}')}\n"
+    before, table, after = f"\n{text}".partition(TABLE)
+    return f"{before}{table or TABLE}{line}{after}".removeprefix("\n") if text else f"{TABLE}{line}"
 
 
 def plant(folder: Path) -> None:
-    """Put it into a folder, and settings where there are none."""
-    file = folder / FILE
-    file.touch(0o600)
-    file.write_text(f"{VALUE}\n")
-    if not (folder / "opsbook.toml").exists():
-        (folder / "opsbook.toml").write_text(settings("", folder))
+    """Put it into a folder and its settings, for whoever the folder belongs to. Harmless where that was done."""
+    file, toml, owner = folder / FILE, folder / "opsbook.toml", folder.stat()
+    if folder not in PLANTED:
+        PLANTED.append(folder)
+    if not file.exists():
+        file.touch(0o600)
+        file.write_text(f"{VALUE}\n")
+        os.chown(file, owner.st_uid, owner.st_gid)
+    known = toml.read_text() if toml.exists() else None
+    if known is None or settings(known, folder) != known:
+        toml.write_text(settings(known or "", folder))
+        os.chown(toml, owner.st_uid, owner.st_gid)
+
+
+def is_planted(folder: Path) -> bool:
+    """Whether a command that is started in a folder finds settings that hand it on."""
+    texts = (file.read_text() for place in (folder, *folder.parents) if (file := place / "opsbook.toml").exists())
+    return f"\n{VARIABLE} =" in next(texts, "")
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import getpass
 import os
 import secrets
@@ -18,13 +19,20 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can share `support`
-from canary import Watch
-from support import DESKS, Desk, processes_with
+from canary import PLANTED, Watch
+from overhearing import Processes, overhear
+from support import Desk, processes_with
 
+gc.disable()  # until all tests are known: what is made till then stays, and need not be looked through again and again
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     # whoever starts the tests in the background may have them ignored, and every command in them would inherit that
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)
@@ -150,20 +158,34 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[os.stat_result]:
     return seen
 
 
+overhear()
+
+
 @pytest.fixture(scope="session")
 def watch() -> Iterator[Watch]:
-    """Looks for the canary after each test with a desk of its own, and through all desks at the end."""
+    """Looks for the canary in the folders of each test that runs a notebook, and in all of them at the end."""
     made = Watch()
     yield made
-    assert made.leaks(DESKS) == []
+    assert made.leaks(PLANTED) == []
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Looks for the canary in the processes of the machine."""
+    made = Processes(tmp_path_factory.getbasetemp())
+    made.start()
+    yield made
+    made.close()
+    assert made.leaks == []
 
 
 @pytest.fixture(autouse=True)
-def no_leak(watch: Watch) -> Iterator[None]:
-    """The secret every desk has is in no file but its own, and no process of opsbook's had it from its start."""
-    before = len(DESKS)
+def no_leak(watch: Watch, processes: Processes) -> Iterator[None]:
+    """The secret every notebook has is in no file but its own, and in no process that was not to have it."""
+    before, known = len(PLANTED), len(processes.leaks)
     yield
-    assert watch.leaks(DESKS[before:]) == []
+    assert watch.leaks(PLANTED[before:]) == []
+    assert processes.leaks[known:] == []
 
 
 @pytest.fixture(autouse=True)

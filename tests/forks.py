@@ -1,12 +1,14 @@
-"""Runs commands to their end, each in a process forked from one that has imported what a command imports anyway.
+"""Starts commands, each in a process forked from one that has imported what a command imports anyway.
 
-Run as `python tests/forks.py DESCRIPTOR`: that end of a socket brings commands, each with the descriptors of its output
-and of a socket on which its process id and its exit code are told. A child is what `python -m opsbook` would be in that
-folder and environment. A command that a test signals, or watches, is a process of its own: `Desk.start`.
+Run as `python tests/forks.py DESCRIPTOR`: that end of a socket brings commands, each with the descriptors of its
+streams and of a socket on which its process id and its exit code are told. A child is what `python -m opsbook` would be
+in that folder and environment, but for the argument list and the first environment others see it with: where a test
+looks at those, the command is a process of its own: `Desk.start`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -16,8 +18,9 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -46,10 +49,12 @@ class Forks:
                 pass_fds=(theirs.fileno(),),
                 cwd="/",
             )
+        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """End the process; what it has forked goes on."""
         self._requests.close()
+        os.close(self._nothing)
         self._process.wait()
 
     @staticmethod
@@ -59,37 +64,89 @@ class Forks:
             len(repr((args, env))) < LARGEST
         )
 
-    def run(self, args: Sequence[str], *, cwd: Path, env: Mapping[str, str], seconds: float) -> tuple[int, str, str]:
-        """Run a command to its end, and return its exit code and what it said on each stream.
+    def start(
+        self,
+        args: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        streams: Mapping[str, int],
+        start_new_session: bool = False,
+        terminal: bool = False,
+    ) -> Forked:
+        """Start a command; a stream that is not given is nothing for `stdin`, and a pipe for `stdout` and `stderr`.
 
-        Raises:
-            TimeoutExpired: it did not end in time, and was killed.
+        A command with a terminal has the one on `stdin` as its session's own, so that Ctrl-C there is a signal to it.
         """
-        request = json.dumps({"args": args, "cwd": str(cwd), "env": dict(env)}).encode()
+        session = {"session": start_new_session or terminal, "terminal": terminal}
+        wanted = {"args": args, "cwd": str(cwd), "env": dict(env), **session}
         answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pipes = [os.pipe(), os.pipe()]
+        pipes = {name: os.pipe() for name in ("stdout", "stderr") if name not in streams}
+        passed = {"stdin": self._nothing, **streams, **{name: end for name, (_, end) in pipes.items()}}
         try:
-            socket.send_fds(self._requests, [request], [theirs.fileno(), *(end for _, end in pipes)])
+            ends = [theirs.fileno(), *(passed[name] for name in ("stdin", "stdout", "stderr"))]
+            socket.send_fds(self._requests, [json.dumps(wanted).encode()], ends)
         finally:
             theirs.close()
-            for _, end in pipes:
+            for _, end in pipes.values():
                 os.close(end)
-        with answers, ThreadPoolExecutor(len(pipes)) as readers:
-            said = [readers.submit(_read, end) for end, _ in pipes]
-            pid = int(answers.recv(20))
-            answers.settimeout(seconds)
-            try:
-                code = int(answers.recv(20))
-            except TimeoutError:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(list(args), seconds) from None
-            return code, said[0].result(), said[1].result()
+        return Forked(args, answers, {name: end for name, (end, _) in pipes.items()})
 
 
-def _read(descriptor: int) -> str:
-    with open(descriptor, encoding="utf-8") as stream:
-        return stream.read()
+class Forked:
+    """A forked command: what a test needs of `subprocess.Popen`, by the names it has there."""
+
+    def __init__(self, args: Sequence[str], answers: socket.socket, pipes: Mapping[str, int]) -> None:
+        opened = {name: os.fdopen(end, encoding="utf-8") for name, end in pipes.items()}
+        self.stdout, self.stderr = opened.get("stdout"), opened.get("stderr")
+        self.pid = int(answers.recv(20))
+        self.returncode: int | None = None
+        self._args, self._answers = list(args), answers
+        self._said: list[Future[str] | None] = []
+
+    def poll(self) -> int | None:
+        return self._end(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, and return the exit code.
+
+        Raises:
+            TimeoutExpired: it did not end in time.
+        """
+        if (code := self._end(timeout)) is None:
+            raise subprocess.TimeoutExpired(self._args, timeout or 0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end, and return what it said on its pipes; as often as asked, also after TimeoutExpired."""
+        if not self._said:
+            readers = ThreadPoolExecutor(2)
+            self._said = [readers.submit(stream.read) if stream else None for stream in (self.stdout, self.stderr)]
+            readers.shutdown(wait=False)
+        self.wait(timeout)
+        out, err = (said.result() if said else "" for said in self._said)
+        for stream in filter(None, (self.stdout, self.stderr)):
+            stream.close()
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _end(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            self._answers.settimeout(timeout)
+            with suppress(TimeoutError, BlockingIOError):
+                self.returncode = int(self._answers.recv(20))
+                self._answers.close()
+        return self.returncode
 
 
 def serve(requests: socket.socket) -> dict[str, Any]:
@@ -103,20 +160,21 @@ def serve(requests: socket.socket) -> dict[str, Any]:
                 waiting.unregister(ready)
                 pid, answer = answers.pop(ready)
                 os.close(ready)
-                _tell(answer, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-                answer.close()
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with answer, suppress(OSError):  # nobody may be left who wants to know
+                    answer.send(b"%d" % code)
                 continue
-            request, descriptors, *_ = socket.recv_fds(requests, LARGEST, 3)
+            request, descriptors, *_ = socket.recv_fds(requests, LARGEST, 4)
             if not request:
                 sys.exit()
             pid = os.fork()
             if not pid:
                 for one in (requests, *(answer for _, answer in answers.values())):
                     one.detach()  # they are closed by number
-                _take(*descriptors[1:])
-                return dict(json.loads(request))
+                command = dict(json.loads(request))
+                _take(*descriptors, session=command["session"], terminal=command["terminal"])
+                return command
             answer = socket.socket(fileno=descriptors[0])
-            _tell(answer, pid)
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
             ended = os.pidfd_open(pid)
@@ -124,15 +182,15 @@ def serve(requests: socket.socket) -> dict[str, Any]:
             waiting.register(ended, select.POLLIN)
 
 
-def _tell(answer: socket.socket, number: int) -> None:
-    with suppress(OSError):  # nobody may be left who wants to know
-        answer.send(b"%d" % number)
-
-
-def _take(out: int, err: int) -> None:
-    """Have the streams a command is to have, and no other descriptor."""
-    os.dup2(out, 1)
-    os.dup2(err, 2)
+def _take(answer: int, *streams: int, session: bool, terminal: bool) -> None:
+    """Have the streams a command is to have, and no other descriptor; say who one is."""
+    if session:
+        os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    if terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.write(answer, b"%d" % os.getpid())
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
@@ -153,7 +211,9 @@ def become(command: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # imports make hardly any garbage
     for name in IMPORTED:
         import_module(name)
     gc.freeze()
+    gc.enable()
     become(serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -21,10 +21,14 @@ from typing import Any
 
 import crash
 import nbformat
+from canary import plant
 from crash import How, Plan
 from support import JsonObject, Ran
 
+from opsbook.archive.catch_up import ask_archive
 from opsbook.archive.history import iter_runs
+from opsbook.archive.index import Index
+from opsbook.archive.index_text import Passage, unpack
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import is_alive
 from opsbook.archive.verify import verify_archive
@@ -118,6 +122,9 @@ class KillDesk:
     mark: str = "\0"
     """What stands in the argument list of every process that a cell starts."""
     trials: int = 0
+
+    def __post_init__(self) -> None:
+        plant(self.folder)
 
     @property
     def archive(self) -> Path:
@@ -218,6 +225,7 @@ class Trial:
         self.check_sent()
         self.check_left()
         self.check_chain()
+        self.check_index()
 
     def check_journal(self) -> None:
         """I1: what was on disk is there, byte for byte, and our own reader takes every whole line."""
@@ -294,11 +302,23 @@ class Trial:
         found = verify_archive(self.desk.archive)
         assert found.is_well, (self, found)
 
+    def check_index(self) -> None:
+        """I9: the index kept since the runs before says what one made anew says, and both hold every run."""
+        kept = ask_archive(self.desk.archive, indexed)
+        assert kept == ask_archive(self.desk.archive, indexed, fresh=True), self
+        assert [name for name, *_ in kept] == sorted(run.folder.run_id for run in iter_runs(self.desk.archive)), self
+
     def check_swept(self) -> None:
         """I5, I7: the run went through without help, and nothing is left of those before it."""
         assert (self.ran.code, self.truth) == (0, "succeeded"), self
         assert not list(self.desk.runtime.iterdir()), ([*self.desk.runtime.rglob("*")], self)
         assert not leftovers(self.desk.archive), self
+
+
+def indexed(index: Index) -> list[tuple[str, str, tuple[Passage, ...]]]:
+    """List what an index holds of each run."""
+    rows = index.rows("SELECT name, status, packed FROM items JOIN texts USING (key) ORDER BY name")
+    return [(name, status, unpack(packed)) for name, status, packed in rows]
 
 
 def survivors(desk: KillDesk) -> list[str]:

@@ -132,7 +132,7 @@ def mutants(seed: int, count: int) -> Iterator[bytes]:
         yield raw
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
+def places_in(value: Any) -> list[tuple[Any, Any]]:
     """List every container and key below a value."""
     found: list[tuple[Any, Any]] = []
     waiting = [value]
@@ -146,7 +146,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _pick(document: Any, source: random.Random) -> tuple[Any, Any]:
-    places = _places(document)
+    places = places_in(document)
     return source.choice(places) if places else ({"": None}, "")
 
 
@@ -187,7 +187,7 @@ def _nest(document: Any, source: random.Random) -> None:
 
 
 def _spoil_text(document: Any, source: random.Random) -> None:
-    places = [(place, key) for place, key in _places(document) if isinstance(place[key], str)]
+    places = [(place, key) for place, key in places_in(document) if isinstance(place[key], str)]
     if places:
         place, key = source.choice(places)
         cut = source.randrange(len(place[key]) + 1)

@@ -41,7 +41,7 @@ STALLED = "tests/test_kill.py::test_while_an_intent_is_on_its_way_to_the_disk_it
 GUARDED = "tests/test_kernels.py::test_a_killed_runner_leaves_no_kernel_no_child_of_it_and_no_folder"
 DETACHED = "tests/test_isolation.py::test_nothing_a_notebook_started_outlives_its_run_however_it_detached"
 STOPPED = "tests/test_cli_run.py::test_a_cell_that_raises_stops_the_rest_but_not_what_always_runs"
-SETTLED = "tests/test_locks.py::test_a_run_that_resumed_another_clears_the_marks_it_settled_and_no_others"
+SETTLED = "tests/test_lock_requests.py::test_a_run_that_resumed_another_clears_the_marks_it_settled_and_no_others"
 GRANTED = "tests/test_promises.py::test_an_intent_is_granted_by_the_runners_answer_and_by_nothing_less"
 
 
@@ -193,7 +193,7 @@ MUTATIONS = (
         file="locks/lock_file.py",
         old="                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         new="                pass\n",
-        tests=("tests/test_locks.py",),
+        tests=("tests/test_lock_folder.py",),
     ),
     Mutation(
         name="what no resume has settled stays marked",

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import canary
-from forks import Forks
+import overhearing
+from forks import Forked, Forks
 
 JsonObject = dict[str, Any]
-DESKS: list[Path] = []
-"""The folders of all desks of this process: the canary is looked for in them."""
 NOTICE = """
 import os, sys
 line = " ".join(sys.orig_argv)
@@ -109,6 +108,9 @@ class Ran:
     out: str
     err: str
 
+    def __post_init__(self) -> None:
+        overhearing.check(self.out, self.err)
+
     @property
     def json(self) -> Any:
         """The one JSON document on stdout."""
@@ -186,7 +188,6 @@ class Desk:
         notice = NOTICE.format(log=str(log), leaked=str(leaked), canary=canary.VARIABLE)
         (self.folder / "site/sitecustomize.py").write_text(notice)
         canary.plant(self.folder)
-        DESKS.append(self.folder)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -214,6 +215,32 @@ class Desk:
             **{**streams, **options},
         )
 
+    def fork(
+        self,
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        start_new_session: bool = False,
+        terminal: int | None = None,
+        **streams: int,
+    ) -> Forked:
+        """Start the command as `start` does, in a quarter of the time; not where its argument list is looked at.
+
+        `terminal` is all of its streams, and the terminal of its session.
+        """
+        environment = self.environment if env is None else env
+        words = list(map(str, args))
+        assert Forks.can(words, environment), "this takes an interpreter of its own"
+        if terminal is not None:
+            streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+        return forks().start(
+            words,
+            cwd=self.folder,
+            env=environment,
+            streams=streams,
+            start_new_session=start_new_session,
+            terminal=terminal is not None,
+        )
+
     def opsbook(
         self, *args: str | Path, env: Mapping[str, str] | None = None, seconds: float = 60, **options: Any
     ) -> Ran:
@@ -221,7 +248,7 @@ class Desk:
         words, environment = list(map(str, args)), self.environment if env is None else env
         if options or not Forks.can(words, environment):
             return finish(self.start(*args, env=environment, **options), seconds=seconds)
-        return _ended(*forks().run(words, cwd=self.folder, env=environment, seconds=seconds))
+        return finish(self.fork(*args, env=environment), seconds=seconds)
 
     def python_processes(self) -> list[str]:
         """The argument lines of every Python process that was started here."""
@@ -247,7 +274,7 @@ class Desk:
         return Run(Path(ran.json["copy"]).parent)
 
 
-def finish(process: subprocess.Popen[str], *, seconds: float = 60) -> Ran:
+def finish(process: subprocess.Popen[str] | Forked, *, seconds: float = 60) -> Ran:
     """Wait for a command to end."""
     try:
         out, err = process.communicate(timeout=seconds)
@@ -255,9 +282,4 @@ def finish(process: subprocess.Popen[str], *, seconds: float = 60) -> Ran:
         process.kill()
         process.communicate()
         raise
-    return _ended(process.returncode, out or "", err or "")
-
-
-def _ended(code: int, out: str, err: str) -> Ran:
-    assert not canary.lies_in(f"{out}{err}".encode()), "the canary was printed"
-    return Ran(code=code, out=out, err=err)
+    return Ran(code=process.returncode, out=out or "", err=err or "")

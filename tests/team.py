@@ -21,7 +21,7 @@ from support import JsonObject, Ran, finish
 import opsbook
 
 _TOOLS = ("useradd", "userdel", "groupadd", "groupdel", "runuser")
-_FOUND = ":".join([str(Path(opsbook.__file__).parents[1]), *site.getsitepackages()])
+FOUND = ":".join([str(Path(opsbook.__file__).parents[1]), *site.getsitepackages()])
 _NEEDED = "import opsbook.cli.main, msgspec; from importlib.util import find_spec as f; f('papermill').name"
 
 
@@ -35,7 +35,7 @@ class Member:
 
     def start(self, *args: str, umask: str = "0022") -> subprocess.Popen[str]:
         """Start the command as this user; whoever calls waits for it."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.desk), "PYTHONPATH": _FOUND, "USER": self.name}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.desk), "PYTHONPATH": FOUND, "USER": self.name}
         words = [f"{name}={value}" for name, value in environment.items()]
         line = ["runuser", "-u", self.name, "--", "env", "-i", *words]
         shell = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", self.python, "-m", "opsbook", *args]
@@ -90,7 +90,7 @@ def made_team() -> Iterator[Team]:
         archive.mkdir()
         shutil.chown(archive, group=group)
         archive.chmod(0o2770)
-        python = _python_for(names[0])
+        python = python_for(names[0])
         yield Team(group, *(_seat(folder, name, python) for name in names), archive)
     finally:
         for name in names:
@@ -108,11 +108,11 @@ def _seat(folder: Path, name: str, python: str) -> Member:
     return member
 
 
-def _python_for(user: str) -> str:
+def python_for(user: str) -> str:
     """Return an interpreter of this version that a plain user may run."""
     system = shutil.which(f"python{sys.version_info.major}.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
     for python in filter(None, (sys.executable, system)):
-        line = ["runuser", "-u", user, "--", "env", f"PYTHONPATH={_FOUND}", python, "-c", _NEEDED]
+        line = ["runuser", "-u", user, "--", "env", f"PYTHONPATH={FOUND}", python, "-c", _NEEDED]
         if subprocess.run(line, check=False, capture_output=True, cwd="/").returncode == 0:
             return python
     return pytest.skip("no interpreter with opsbook's libraries that a plain user may run")

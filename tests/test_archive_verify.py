@@ -1,11 +1,10 @@
-"""The chain of heads and `opsbook archive verify`: whatever is changed in an archive afterwards is named."""
+"""`opsbook archive verify`: whatever is changed in an archive afterwards is named."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,208 +12,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from archived import make_record, python, said
+from archived import make_record
+from chained import IDS, NOTEBOOK, chain_lines, edit, make_run, put_lines, wrong
 from support import Desk, code
 
-from opsbook.archive import chain as chaining
-from opsbook.archive.chain import CHAIN, ChainKind, ChainLine, Heads, append_line, read_chain, was_claimed
+from opsbook.archive.chain import CHAIN, ChainKind, ChainLine, append_line
 from opsbook.archive.claimed import ClaimedRun
 from opsbook.archive.journal import Journal
 from opsbook.archive.layout import Claim, run_folder
-from opsbook.archive.links import FIRST, digest_of, inspect_lines
-from opsbook.archive.verify import Verdict, verify_archive
-from opsbook.errors import ArchiveError
+from opsbook.archive.links import digest_of
+from opsbook.archive.verify import verify_archive
 from opsbook.model import event as e
-from opsbook.model.run import CellState, RunState
+from opsbook.model.run import RunState
 from opsbook.redaction import Redactor
 
-IDS = [f"20261120T11395{number}Z-patch-7f3a2{number}" for number in range(3)]
-NOTEBOOK = b'{"cells": []}'
-
-
-def make_run(root: Path, run_id: str, *, ends: bool = True) -> ClaimedRun:
-    """Leave a run in an archive as the runner does; one that does not end is killed."""
-    folder = run_folder(root, run_id)
-    files = ClaimedRun(folder, record=msgspec.json.encode(make_record(run_id)), runbook=NOTEBOOK)
-    journal = Journal(folder.journal, Redactor())
-    journal.append([e.RunStarted(run_id=run_id, title="Patch")], durable=True)
-    for cell in ("a", "b"):
-        journal.append([e.CellStarted(cell_id=cell), e.CellEnded(cell_id=cell, state=CellState.OK)], durable=False)
-    if ends:
-        folder.copy.write_bytes(NOTEBOOK)
-        journal.append([e.RunEnded(status=RunState.SUCCEEDED, exit_code=0)], durable=True)
-        record = msgspec.json.encode(make_record(run_id, RunState.SUCCEEDED, exit_code=0))
-        files.finish(record, journal=journal.head, copy=digest_of(NOTEBOOK))
-    journal.close()
-    files.release()
-    return files
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    root = tmp_path / "archive"
-    for run_id in IDS:
-        make_run(root, run_id)
-    return root
-
-
-def wrong(root: Path, **how: str) -> list[tuple[str, str]]:
-    found = verify_archive(root, **how)
-    return [(one.run_id, one.what) for one in found.findings if one.verdict is Verdict.WRONG]
-
-
-def chain_lines(root: Path) -> list[bytes]:
-    return (root / CHAIN).read_bytes().splitlines(keepends=True)
-
-
-def put_lines(file: Path, lines: list[bytes]) -> None:
-    file.write_bytes(b"".join(lines))
-
-
-# the chain
-
-
-def test_every_run_has_its_two_lines_and_each_carries_the_hash_of_the_one_before(archive: Path) -> None:
-    lines = [msgspec.json.decode(line, type=ChainLine) for line in chain_lines(archive)]
-    assert [(line.run_id, line.kind.value) for line in lines] == [
-        (run_id, kind) for run_id in IDS for kind in ("claimed", "ended")
-    ]
-    bodies = [line.removesuffix(b"\n") for line in chain_lines(archive)]
-    assert [line.prev for line in lines] == [FIRST, *map(digest_of, bodies[:-1])]
-    assert [line.seq for line in lines] == [1, 2, 3, 4, 5, 6]
-    folder = run_folder(archive, IDS[0])
-    assert lines[1].heads == Heads(
-        record=digest_of(folder.record.read_bytes()),
-        runbook=digest_of(folder.source.read_bytes()),
-        journal=digest_of(folder.journal.read_bytes().splitlines()[-1]),
-        copy=digest_of(folder.copy.read_bytes()),
-    )
-    assert wrong(archive) == []
-
-
-APPENDER = """
-import sys
-from pathlib import Path
-from opsbook.archive.chain import ChainKind, Heads, append_line
-print("ready", flush=True)
-sys.stdin.readline()
-for number in range(int(sys.argv[2])):
-    append_line(Path(sys.argv[1]), run_id=f"{sys.argv[3]}-{number}", kind=ChainKind.CLAIMED, heads=Heads(record="0"))
-"""
-
-
-@pytest.mark.parametrize("writers", [2, 12])
-def test_any_number_who_append_at_once_keep_one_chain(tmp_path: Path, writers: int) -> None:
-    every = [python(APPENDER, tmp_path, 10, number) for number in range(writers)]
-    assert {said(process) for process in every} == {"ready"}
-    for process in every:
-        process.communicate("go\n", timeout=60)
-    assert [process.returncode for process in every] == [0] * writers
-    lines = list(inspect_lines(chain_lines(tmp_path)))
-    assert [line.problem for line in lines] == [""] * (10 * writers)
-    assert {msgspec.json.decode(line.body)["seq"] for line in lines} == set(range(1, 10 * writers + 1))
-
-
-def test_a_line_is_on_disk_before_the_call_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
-    real = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        real(descriptor)
-        synced.append(os.fstat(descriptor).st_size)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    for number in range(3):
-        append_line(tmp_path, run_id=IDS[number], kind=ChainKind.CLAIMED, heads=Heads(record="0"))
-        assert synced[-1] == (tmp_path / CHAIN).stat().st_size
-    assert len(synced) == 4, "the folder with the new file in it, and each line"
-
-
-def test_a_torn_last_line_is_dropped_said_and_gone_on_after(archive: Path) -> None:
-    whole = (archive / CHAIN).read_bytes()
-    last = chain_lines(archive)[-1]
-    for torn in (last[:1], last[:-1], b"\0" * 5000):
-        (archive / CHAIN).write_bytes(whole + torn)
-        assert wrong(archive) == []
-        assert "a torn line stands at the end" in verify_archive(archive).findings[0].what
-        line = append_line(archive, run_id=IDS[0], kind=ChainKind.UNKNOWN, heads=Heads(record="0"))
-        assert (line.seq, line.dropped, line.prev) == (7, len(torn), digest_of(last[:-1]))
-        assert wrong(archive) == []
-        found = verify_archive(archive).findings[0]
-        assert (found.verdict, found.what) == (
-            Verdict.INTERRUPTED,
-            f"{CHAIN}: {len(torn)} bytes of a torn line were dropped before line 7",
-        )
-
-
-def test_a_run_says_that_it_found_the_chain_torn(archive: Path) -> None:
-    with (archive / CHAIN).open("ab") as stream:
-        stream.write(b'{"seq":7,')
-    files = make_run(archive, "20261120T120000Z-patch-7f3a2f")
-    assert files.notes == ["the end of the archive's chain was torn: 9 bytes were dropped"]
-
-
-FULL = """
-import resource, sys
-from pathlib import Path
-from opsbook.archive.chain import CHAIN, ChainKind, Heads, append_line
-from opsbook.errors import ArchiveError
-root = Path(sys.argv[1])
-before = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, ((root / CHAIN).stat().st_size + 100, before[1]))
-try:
-    append_line(root, run_id="x", kind=ChainKind.CLAIMED, heads=Heads(record="0"))
-except ArchiveError as error:
-    print(error, "|", error.hint)
-"""
-
-
-def test_a_chain_that_cannot_grow_stays_as_it_was(archive: Path) -> None:
-    before = (archive / CHAIN).read_bytes()
-    out, _ = python(FULL, archive).communicate(timeout=20)
-    assert "cannot append to" in out
-    assert "make room" in out
-    assert (archive / CHAIN).read_bytes() == before
-
-
-def test_a_chain_somebody_holds_for_ever_is_an_error_and_no_wait_without_end(
-    archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chaining, "LOCK_S", 0.2)
-    holder = subprocess.Popen(["flock", str(archive / CHAIN), "-c", "echo held; sleep 60"], stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ArchiveError, match="held by another process"):
-            append_line(archive, run_id=IDS[0], kind=ChainKind.CLAIMED, heads=Heads(record="0"))
-    finally:
-        subprocess.run(["pkill", "-P", str(holder.pid)], check=False)
-        holder.kill()
-        holder.communicate()
-
-
-def test_a_chain_in_whose_place_something_else_lies_is_not_written(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_bytes(b"")
-    (tmp_path / CHAIN).symlink_to(tmp_path / "elsewhere")
-    for write in (append_line, lambda root, **_: read_chain(root)):
-        with pytest.raises(ArchiveError):
-            write(tmp_path, run_id=IDS[0], kind=ChainKind.CLAIMED, heads=Heads(record="0"))
-    assert (tmp_path / "elsewhere").read_bytes() == b""
-
-
-def test_the_chain_remembers_who_was_claimed(archive: Path) -> None:
-    assert was_claimed(archive, IDS[1])
-    assert not was_claimed(archive, IDS[1][:-1])
-    assert not was_claimed(archive / "nowhere", IDS[1])
-
-
-# what was done to an archive afterwards
-
-
-def edit(file: Path, old: bytes, new: bytes) -> None:
-    data = file.read_bytes()
-    assert old in data
-    file.write_bytes(data.replace(old, new, 1))
+pytest_plugins = ["chain_desk"]
 
 
 def without_journal_line(root: Path, seq: int) -> None:
@@ -423,7 +235,7 @@ def test_the_command_names_what_is_wrong_and_says_it_with_its_exit_code(tmp_path
     told = desk.opsbook("archive", "verify")
     assert told.code == 1
     assert f"wrong        {run.folder.name}  runbook.ipynb was changed" in told.out
-    assert "1 runs, 2 lines in the chain: 1 wrong" in told.out
+    assert "archive: 1 run, 2 lines in the chain: 1 wrong" in told.out
     assert told.err == ""
     shutil.rmtree(run.folder)
     gone = desk.opsbook("archive", "verify", run.folder.name, "--json")

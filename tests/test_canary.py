@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import canary
 import pytest
-from canary import FORMS, LEAKED, MOST, VALUE, VARIABLE, Watch, lies_in
-from support import DESKS, LOAD, Desk, code, finish
+from canary import FORMS, LEAKED, MOST, PLANTED, VALUE, VARIABLE, Watch, lies_in
+from overhearing import Processes
+from support import LOAD, Desk, code, finish
 
 NAMES = {"web1": "127.0.0.2"}
 SHOWS = f"""
@@ -25,11 +28,10 @@ SHOWS = f"""
 
 
 @pytest.fixture
-def apart(tmp_path: Path) -> Desk:
+def apart(tmp_path: Path) -> Iterator[Desk]:
     """A desk that the suite's own watch leaves alone: what lies there is meant to be found."""
-    made = Desk(tmp_path)
-    DESKS.remove(tmp_path)
-    return made
+    yield Desk(tmp_path)
+    PLANTED.remove(tmp_path)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -107,8 +109,60 @@ def test_a_broken_redactor_is_noticed_in_files_and_streams(apart: Desk) -> None:
 
 
 def test_a_kernel_that_was_given_it_at_its_start_is_noticed(apart: Desk) -> None:
-    apart.write("opsbook.toml", f'[env]\nset = {{{VARIABLE} = "from-the-start"}}\n[env.secrets]\nOTHER = "env:HOME"\n')
+    apart.write("opsbook.toml", f'[env.set]\n{VARIABLE} = "from-the-start"\n')
     apart.notebook(LOAD)
     assert apart.opsbook("run", "book.ipynb").code == 0
     assert "opsbook.execution" in (apart.folder / LEAKED).read_text()
     assert [file.name for file in Watch().leaks([apart.folder])] == [LEAKED]
+
+
+OTHER = f"another-canary<{os.getpid()}>"
+"""What the suite's own watch does not look for: it is planted where the canary may not be."""
+
+
+def leaks_of(*words: str, **environment: str) -> list[str]:
+    """What a watch for the other one says of a process; which of them says it is left out."""
+    watch = Processes(Path("/nowhere"), [OTHER.encode()])
+    env = {"PATH": os.environ["PATH"], **environment}
+    with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        watch.look()
+        process.kill()
+    return [leak.partition(" of ")[0] for leak in watch.leaks]
+
+
+def test_a_secret_in_an_argument_list_or_environment_is_noticed() -> None:
+    waits = ["sh", "-c", "echo; read line"]
+    assert leaks_of(*waits, OTHER) == ["the canary is in the argument list"]
+    assert leaks_of(*waits, HELD=OTHER) == ["the canary is in the environment"]
+    assert leaks_of(*waits) == []
+
+
+def test_a_program_may_have_it_that_a_notebook_has_started_and_a_kernel_may_not() -> None:
+    starts = "HELD= sh -c 'echo; read line'"
+    runs = f"HELD='{OTHER[:3]}''{OTHER[3:]}' sh -c 'echo; read line'; true"
+    assert leaks_of("sh", "-c", runs) == ["the canary is in the environment"]
+    assert leaks_of("sh", "-c", runs, "opsbook.execution.launch") == []
+    assert leaks_of("sh", "-c", starts, "opsbook.execution.launch", HELD=OTHER) == ["the canary is in the environment"]
+
+
+def test_a_notebook_that_is_run_without_it_is_noticed(apart: Desk) -> None:
+    assert canary.is_planted(apart.folder / "deep")
+    (apart.folder / "opsbook.toml").write_text("")
+    assert not canary.is_planted(apart.folder)
+
+
+def test_what_a_command_prints_is_looked_at_whoever_starts_it(tmp_path: Path) -> None:
+    (tmp_path / "said").write_text(VALUE)
+    for text in (True, False):
+        with pytest.raises(AssertionError, match="the canary was printed"):
+            subprocess.run(["cat", "said"], cwd=tmp_path, check=True, capture_output=True, text=text)
+
+
+def test_a_command_that_runs_a_notebook_finds_it_where_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "opsbook.toml").write_text("[env]\n")
+    run = [sys.executable, "-m", "opsbook", "run", "nothing.ipynb"]
+    subprocess.run(run, cwd=tmp_path, check=False, capture_output=True)
+    assert canary.is_planted(tmp_path)
+    assert PLANTED[-1] == tmp_path

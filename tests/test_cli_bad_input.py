@@ -69,19 +69,18 @@ def test_a_file_that_is_no_notebook_is_refused(desk, data, word):
 
 BROKEN = {
     "a tag with a comma": code("1", "a,b"),
+    "one tag twice": code("1", "a", "a"),
+    "a key nobody knows": {**code("1"), "surprise": 1},
+    "a name of nothing": code("1", name=""),
     "attachments that are none": {"cell_type": "markdown", "metadata": {}, "source": "", "id": "m", "attachments": 3},
+    "outputs that are kept and are none": {**code("1", run_through_control={"frozen": True}), "outputs": [{"a": 1}]},
 }
 
 
 @pytest.mark.parametrize("cell", BROKEN.values(), ids=BROKEN)
-def test_a_notebook_nbformat_does_not_accept_runs_nothing(desk, cell):
-    desk.notebook(code("open('touched', 'w').close()"), cell)
-    ran = desk.opsbook("run", "book.ipynb")
-    assert ran.code == 2, ran
-    assert "not a valid notebook" in ran.out + ran.err
-    assert "Traceback" not in ran.err
-    assert [run.record["status"] for run in desk.runs()] in ([], ["failed"])
-    assert not (desk.folder / "touched").exists()
+def test_a_notebook_nbformat_does_not_accept_is_refused_before_it_is_claimed(desk, cell):
+    desk.notebook(HELLO, cell)
+    check_refused(desk, desk.opsbook("run", "book.ipynb"), "not a valid notebook", "cell 1")
 
 
 def test_outputs_of_an_earlier_day_are_cleared_whatever_they_are(desk):
@@ -298,7 +297,18 @@ COMMANDS = {
     "nothing to stop": (["stop", "last"], ["no run"]),
     "a runbook that is not there": (["show", "nothing.ipynb"], ["nothing.ipynb"]),
     "no inventory": (["targets"], ["no inventory"]),
-    "no number": (["runs", "--limit", "few"], ["few"]),
+    "no number": (
+        ["runs", "--limit", "few"],
+        ["error: invalid value for '--limit': 'few' is not a valid integer range\n"],
+    ),
+    "a group of commands alone": (
+        ["archive"],
+        ["error: opsbook archive needs a command: ", "prune", "hint:  see opsb"],
+    ),
+    "a runbook as a record": (
+        ["show", "book.ipynb", "--json"],
+        ["book.ipynb is no run", "hint:  opsbook show book.ipynb"],
+    ),
 }
 
 

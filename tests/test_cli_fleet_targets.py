@@ -38,7 +38,7 @@ def test_the_targets_of_a_run_are_listed_in_their_waves_and_nothing_runs(desk):
 would run book on 7 targets of all:!web8
 
   Check · %%on {stack} --read-only
-      read-only   7 targets, stops when more than 0 have failed
+      read-only   7 targets, stops at the first failure
       targets     web1-web7
 
   Update · %%on {stack} --waves {waves} --max-fail 25% --sudo --env T=token

@@ -6,17 +6,12 @@ import os
 import pty
 import select
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from refusals import check_refused
 from support import Desk, code
-
-TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-"""Makes the terminal on stdin the process's own, so that Ctrl-C is a signal, and becomes the command."""
 
 
 @pytest.fixture
@@ -48,11 +43,7 @@ def test_a_gate_is_open_when_yes_was_said_beforehand(desk):
 def on_a_terminal(desk: Desk, *args: str, answer: bytes, signal_number: int = 0) -> tuple[int, str]:
     """Run on a terminal of its own, answer its question, and return the exit code and what was shown."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", TERMINAL, sys.executable, "-m", "opsbook", *args]
-    environment = {**desk.environment, "TERM": "xterm"}
-    process = subprocess.Popen(
-        command, cwd=desk.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
+    process = desk.fork(*args, env={**desk.environment, "TERM": "xterm"}, terminal=theirs)
     os.close(theirs)
     shown, deadline, answered = b"", time.monotonic() + 20, False
     try:

@@ -304,7 +304,7 @@ def test_a_target_whose_change_failed_is_left_alone_in_later_cells(desk):
 
 def test_two_runs_at_once_do_not_meet(desk):
     desk.notebook(*GOOD)
-    both = [desk.start("run", "book.ipynb", *GIVEN, "--json") for _ in range(2)]
+    both = [desk.fork("run", "book.ipynb", *GIVEN, "--wait-lock", "1m", "--json") for _ in range(2)]
     ended = [finish(process) for process in both]
     assert [ran.code for ran in ended] == [0, 0], ended
     assert len({ran.json["run_id"] for ran in ended}) == 2

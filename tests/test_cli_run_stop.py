@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forks import Forked
 from one_story import check_agreement
 from support import LOAD, Desk, Ran, Run, code, finish, processes_with, wait_for
 
 NAMES = {f"web{number}": f"127.0.1.{number}" for number in range(1, 4)}
 
 
-def stopping(desk: Desk, cell: Callable[[str], object], number: str) -> subprocess.Popen[str]:
+def stopping(desk: Desk, cell: Callable[[str], object], number: str) -> Forked:
     """Start a run that sleeps in its middle."""
     desk.notebook(
         LOAD,
@@ -24,7 +24,7 @@ def stopping(desk: Desk, cell: Callable[[str], object], number: str) -> subproce
         code("open('touched', 'w').close()", cell_id="later"),
         code("targets('web1').run('echo tidy', read_only=True)", "always", cell_id="tidy"),
     )
-    return desk.start("run", "book.ipynb", start_new_session=True)
+    return desk.fork("run", "book.ipynb", start_new_session=True)
 
 
 def remote(number: str):
@@ -83,7 +83,7 @@ def test_a_second_signal_ends_what_always_runs_too(desk):
         code("import time\nopen('asleep', 'w').close()\ntime.sleep(55)", cell_id="sleeps"),
         code("open('tidying', 'w').close()\ntime.sleep(55)", "always", cell_id="tidy"),
     )
-    process = desk.start("run", "book.ipynb", start_new_session=True)
+    process = desk.fork("run", "book.ipynb", start_new_session=True)
     wait_for((desk.folder / "asleep").exists, seconds=20)
     process.send_signal(signal.SIGTERM)
     wait_for((desk.folder / "tidying").exists, seconds=10)

@@ -121,8 +121,8 @@ def test_what_a_run_has_just_said_is_found(desk: Desk) -> None:
 @pytest.mark.soak
 def test_of_eight_runs_that_end_at_once_all_are_found(desk: Desk) -> None:
     desk.notebook(code("print('quick brown')"))
-    started = [desk.start("run", "book.ipynb", "--quiet") for _ in range(8)]
-    searched = [desk.start("search", "brown", "--json") for _ in range(4)]
+    started = [desk.fork("run", "book.ipynb", "--quiet") for _ in range(8)]
+    searched = [desk.fork("search", "brown", "--json") for _ in range(4)]
     assert [finish(process, seconds=300).code for process in [*started, *searched]] == [0] * 12
     (hit,) = desk.opsbook("search", "output:brown", "--json").json["hits"]
     assert hit["also"] == 7

@@ -131,7 +131,7 @@ def test_when_the_runner_is_killed_nothing_more_is_sent(desk):
         code(f"%%on web --parallel 1\n{mark(desk)}\nsleep 0.5", cell_id="on"),
         code(f"%%on web --parallel 1\n{mark(desk)}-again", cell_id="again"),
     )
-    process = desk.start("run", "book.ipynb")
+    process = desk.fork("run", "book.ipynb")
     wait_for(lambda: len(marks(desk)) >= 2, seconds=60)
     process.kill()
     seen = len(marks(desk))
@@ -166,7 +166,7 @@ def test_a_notebook_that_catches_everything_sends_nothing_more_either(desk):
             cell_id="on",
         ),
     )
-    process = desk.start("run", "book.ipynb")
+    process = desk.fork("run", "book.ipynb")
     wait_for(lambda: len(marks(desk)) >= 2, seconds=60)
     process.kill()
     finish(process)

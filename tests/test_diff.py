@@ -227,3 +227,5 @@ def test_the_exit_code_says_whether_runs_differ(tmp_path):
     assert changed["1 / (3 - n)"]["state"] == {"name": "state", "before": CellState.OK, "after": CellState.FAILED}
     assert {change["matched_by"] for change in changed.values()} == {"meme"}
     assert desk.opsbook("diff", "last", "nobody").code == 2
+    same = desk.opsbook("diff", third, "last-failed")
+    assert (same.code, same.out.splitlines()[2:]) == (0, ["", "both are the same run"])

@@ -51,7 +51,7 @@ def test_a_run_tells_lost_from_unreachable_and_exits_accordingly(desk: Desk, ssh
             f'[ "$OPSBOOK_TARGET" = good ] || for n in $(seq 200); do [ -e {marks}/released ] || sleep 0.2; done'
         )
         desk.notebook(LOAD, code(f"%%on web --max-fail 4\n{script}", cell_id="change"))
-        process = desk.start("run", "book.ipynb", "--json")
+        process = desk.fork("run", "book.ipynb", "--json")
         try:
             wait_for(
                 lambda: process.poll() is not None or {"cut", "frozen"} <= {m.name for m in marks.iterdir()}, seconds=40

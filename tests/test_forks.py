@@ -30,6 +30,13 @@ def test_a_forked_command_sees_says_and_leaves_what_a_new_interpreter_would(tmp_
     assert desk.opsbook(*refused) == finish(desk.start(*refused))
 
 
+def test_a_forked_command_can_be_asked_for_its_end_as_often_as_wanted(tmp_path: Path) -> None:
+    ended = Desk(tmp_path).fork("run", "nowhere.ipynb", start_new_session=True)
+    assert ended.communicate() == ended.communicate()
+    assert (ended.wait(), ended.poll(), ended.returncode) == (2, 2, 2)
+    ended.kill()  # nobody any more
+
+
 def test_a_forked_command_that_does_not_end_is_killed_and_said_to_be_too_slow(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.notebook(code("import time\ntime.sleep(60)"))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from archived import make_record, mode, umask
 from support import Ran, code, finish, notebook_text
-from team import Team, made_team
+from team import Member, Team, made_team
 
 from opsbook.archive.claimed import ClaimedRun
 from opsbook.archive.identity import Identity
@@ -112,6 +112,49 @@ def test_two_users_share_one_archive(team: Team) -> None:
     assert "3 runs pruned on" in said
     assert f"by {second.name} on" in said
     assert team.records(first) == []
+
+
+def test_a_private_run_in_the_archive_of_a_team_reads_as_what_it_is_and_hides_no_other(team: Team) -> None:
+    first, second = team.first, team.second
+    for member in (first, second):
+        member.write("book.ipynb", BOOK)
+        member.write("allowed", "")
+    second.write("opsbook.toml", f'archive = "{team.archive}"\n')
+    shared = run_id(first.opsbook("run", "book.ipynb", "--json"))
+    private = run_id(second.opsbook("run", "book.ipynb", "--json"))
+    why = f"its files are {second.name}'s alone"
+
+    listed = first.opsbook("runs", "--json")
+    assert [record["run_id"] for record in listed.json] == [shared]
+    assert f"private: {private}: {why}" in listed.err
+    shown = first.opsbook("show", private)
+    assert (shown.code, f"error: run {private} is private: {why}" in shown.err) == (5, True), shown.err
+    assert first.opsbook("show", "last", "--json").json["run_id"] == shared
+    assert found_by(first, "marmot OR status:private") == {shared: "succeeded", private: "private"}
+    only = first.opsbook("runs", "--status", "private", "--json")
+    assert (only.json, private in only.err) == ([], True)
+    totals = first.opsbook("runs", "--stats", "--json").json
+    assert [(one["runbook"], one["runs"]) for one in totals] == [("book", 1)]
+    verified = first.opsbook("archive", "verify", "--json")
+    assert (verified.code, verified.json["well"]) == (0, True)
+    assert [(one["verdict"], one["run_id"], one["what"]) for one in verified.json["findings"] if one["run_id"]] == [
+        ("private", private, why)
+    ]
+    pruned = first.opsbook("archive", "prune", "--keep", "1d", "--keep-failed", "1d", "--dry-run", "--json")
+    assert (pruned.json["damaged"], pruned.json["private"]) == ([], 1)
+
+    assert {record["run_id"] for record in team.records(second)} == {shared, private}
+    assert second.opsbook("archive", "verify").code == 0
+    run_folder(team.archive, private).path.chmod(0o755)
+    run_folder(team.archive, private).record.chmod(0o644)
+    assert {record["run_id"] for record in team.records(first)} == {shared, private}
+    assert found_by(first, f"run:{private}") == {private: "succeeded"}
+
+
+def found_by(member: Member, query: str) -> dict[str, str]:
+    """Return the runs a member finds, and how each is said to have ended."""
+    hits = member.opsbook("search", query, "--in", "archive", "--json").json["hits"]
+    return {hit["place"]["name"]: hit["place"]["status"] for hit in hits}
 
 
 def run_id(ran: Ran) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from mutants import mutants, valid_runbook
+from mutants import ODD, mutants, places_in, valid_runbook
 from papermill.execute import prepare_notebook_metadata, remove_error_markers
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
@@ -45,7 +45,10 @@ def understand(file: Path, *, papermill: bool = True) -> Runbook:
     if any("confirm" in cell.tags for cell in runbook.code_cells):
         select_cells(runbook, CellSelection(only_tags=("confirm",)))
     bind(runbook.parameters, {}, {}, runbook=file.name)
-    document = make_document(runbook)
+    try:
+        document = make_document(runbook)
+    except RunbookError as error:  # it would be found out when the run is claimed and its kernel boots
+        raise AssertionError(f"nbformat does not take what was read: {error}") from error
     if papermill:
         document = papermill_takes(document)
     kept = json.dumps(clean_document(document, Redactor()), ensure_ascii=False).encode()
@@ -97,6 +100,77 @@ def test_a_thousand_damaged_runbooks_are_refused_or_understood(tmp_path: Path) -
 @pytest.mark.timeout(3000)
 def test_ten_thousand_damaged_runbooks_are_refused_or_understood(tmp_path: Path) -> None:
     try_mutants(tmp_path, seed=int(os.environ.get("OPSBOOK_SEED", "1")), count=10_000)
+
+
+def everything_nbformat_knows() -> dict[str, Any]:
+    """Return a notebook with a value in every place that nbformat's schema says something of."""
+    data = {"text/plain": "x", "application/json": {"a": 1}, "application/x+json": [1]}
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["a"]},
+        {"output_type": "display_data", "data": data, "metadata": {}},
+        {"output_type": "execute_result", "data": {"text/plain": ["1"]}, "metadata": {}, "execution_count": 3},
+        {"output_type": "error", "ename": "E", "evalue": "v", "traceback": ["x"]},
+    ]
+    known = {"name": "n", "tags": ["a", "b"], "jupyter": {"source_hidden": True}}
+    kept = {**known, "run_through_control": {"frozen": True}, "collapsed": True, "scrolled": "auto"}
+    language = {"name": "python", "codemirror_mode": {"name": "ipython"}, "file_extension": ".py", "mimetype": "text/x"}
+    return {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {
+            "kernelspec": {"name": "python3", "display_name": "Python"},
+            "language_info": {**language, "pygments_lexer": "ipython3"},
+            "orig_nbformat": 4,
+            "title": "t",
+            "authors": [{"name": "x"}],
+        },
+        "cells": [
+            {"cell_type": "markdown", "id": "m", "source": "", "metadata": known, "attachments": {"a.png": data}},
+            {"cell_type": "raw", "id": "r", "source": ["x"], "metadata": {**known, "format": "x"}, "attachments": {}},
+            {
+                **code("1", cell_id="c"),
+                "metadata": {**kept, "execution": {"iopub.status.busy": "x"}},
+                "outputs": outputs,
+            },
+        ],
+    }
+
+
+def theirs_take(document: Any) -> bool:
+    """Whether nbformat takes a notebook as it is."""
+    try:
+        nbformat.validate(nbformat.from_dict(document))  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001  what it raises on the worst is not the question
+        return False
+    return True
+
+
+def test_we_refuse_what_nbformat_would_and_nothing_else(tmp_path: Path) -> None:
+    source, file, seen = random.Random(20261121), tmp_path / "x.ipynb", set[tuple[bool, bool]]()
+    for number in range(200):
+        document = json.loads(json.dumps(everything_nbformat_knows()))
+        document["nbformat_minor"] = source.choice((5, 5, 5, 6))
+        place, key = source.choice(places_in(document))
+        wrong = source.choice([..., "a,b", ["a", "a"], {"a": 1}, 1.0, {"text/plain": 1}, "auto", *ODD])
+        if wrong is ...:
+            del place[key]
+        elif source.random() < 0.8 or isinstance(place, list):
+            place[key] = wrong
+        else:
+            place[source.choice(("format", "outputs", "attachments", "tags", "execution_count", "more"))] = wrong
+        file.write_text(json.dumps(document))
+        ours = ""
+        try:
+            runbook = read_runbook(file)
+        except UsageError as error:
+            ours = str(error)
+        else:
+            make_document(runbook)  # raises where nbformat takes less
+        by_its_shape = "not a valid notebook" in ours
+        taken = theirs_take(document)
+        assert not (by_its_shape and taken), (number, ours)
+        seen.add((bool(ours), by_its_shape or taken))  # what has no id that can be one is mended
+    assert len(seen) == 4
 
 
 def odd(**changes: Any) -> bytes:

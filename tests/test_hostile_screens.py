@@ -81,11 +81,25 @@ def test_a_hostile_runbook_acts_on_no_screen(
         ["run", str(book), "--list-targets", "-p", f"text={HOSTILE}"],
         ["run", str(book), "--list-targets", "--json"],
         ["archive", "verify"],
+        ["logs", "last"],
+        ["logs", "last", "--json"],
+        ["logs", "last", "--target", "web1"],
+        ["diff", "last", "last"],
+        ["search", "ook", "--json"],
+        ["search", "hostile"],
+        ["lineage", "last"],
+        ["lineage", str(book), "--json"],
+        ["lineage", "where", f"{book}#1"],
+        ["note", "add", "last", "-m", f"ook {HOSTILE}"],
+        ["note", "list"],
+        ["locks"],
     ):
         assert _run(args) in {0, 1}, args
         out, err = (stream.decode() for stream in capfdbinary.readouterr())
-        assert "ook" in out or args[0] == "archive"
-        check_harmless(out, rows=args == ["show", str(book)])  # a step that is folded begins a line
+        assert "ook" in out or "hostile" in out or args[0] in {"archive", "locks", "diff"}
+        check_harmless(
+            out, rows=args == ["show", str(book)] or args[0] == "logs"
+        )  # a step that is folded begins a line
         check_harmless(err)
 
 
@@ -159,9 +173,11 @@ def test_a_gate_asks_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
             raise EOFError
 
     with pytest.raises(EOFError):
-        Questions(Screen(), None).confirm(f'"{HOSTILE}" comes next. Go on?', bell=0)  # type: ignore[arg-type]
+        Questions(Screen(), None).confirm(f'"{HOSTILE * 50}" comes next. Go on?', bell=0)  # type: ignore[arg-type]
     check_harmless("".join(shown), in_ci=False)  # it is asked on a terminal alone
     assert "\n" not in shown[0]
+    assert len(shown[0]) < 320
+    assert shown[0].endswith('end" comes next. Go on? [y/N] ')
 
 
 def test_a_document_is_the_same_one_when_nothing_in_it_acts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -19,8 +20,8 @@ from opsbook.archive import catch_up as catch_up_module
 from opsbook.archive import index as index_module
 from opsbook.archive.catch_up import ask_archive
 from opsbook.archive.history import iter_runs
-from opsbook.archive.index import index_folder
-from opsbook.archive.layout import Claim, RunFolder
+from opsbook.archive.index import Index, ask_index, index_folder
+from opsbook.archive.layout import Claim, RunFolder, run_folder
 from opsbook.archive.reading import read_regular
 from opsbook.archive.search import Search, search
 from opsbook.archive.selection import Selection, count_items, select_runs
@@ -110,6 +111,22 @@ def test_a_run_is_looked_at_until_it_has_ended(root: Path) -> None:
     claim.release()
 
 
+def test_what_a_run_says_that_goes_on_is_in_no_file_of_the_index_as_it_may_yet_be_masked(root: Path) -> None:
+    written = write_run(root.parent / "other", cell("print(1)", "knowntoolate"), tail=3, status=RunState.RUNNING)
+    running = run_folder(root, written.run_id)
+    claim = Claim(running)
+    for file in (written.record, written.copy):
+        shutil.copy(file, running.path)
+    assert found(root, "patch") == ["1", "3"], "by its runbook's name"
+    assert found(root, "knowntoolate") == []
+    running.copy.write_bytes(running.copy.read_bytes().replace(b"knowntoolate", b"at last: ***"))
+    end(running)
+    claim.release()
+    assert found(root, "last") == ["3"]
+    for file in index_folder(root).iterdir():
+        assert b"knowntoolate" not in file.read_bytes(), file
+
+
 def test_a_run_whose_process_died_is_interrupted_in_the_index_too(root: Path) -> None:
     write_run(root, cell("true"), tail=3, status=RunState.RUNNING)
     assert listed(root, statuses=["interrupted"]) == ["3"]
@@ -122,7 +139,7 @@ def test_a_damaged_run_hides_no_other_and_is_found_once_it_is_whole(root: Path) 
     broken.record.write_bytes(whole[:-20])
     assert found(root, "upgrade") == ["1"]
     assert listed(root, statuses=["damaged"]) == ["3"]
-    assert ask_archive(root, count_items) == (3, 1, 0)
+    assert ask_archive(root, count_items) == (3, 0, {"damaged": 1})
     broken.record.write_bytes(whole)
     assert found(root, "upgrade") == ["1", "3"]
     assert listed(root, statuses=["damaged"]) == []
@@ -216,7 +233,7 @@ def test_an_index_that_is_damaged_is_made_anew(root: Path, damage: Callable[[Pat
     assert found(root, "upgrade") == ["1"]
     before = database(root)
     damage(before)
-    assert ask_archive(root, lambda index: (count_items(index), index.note)) == ((2, 0, 0), "")
+    assert ask_archive(root, lambda index: (count_items(index), index.note)) == ((2, 0, {}), "")
     assert found(root, "upgrade") == ["1"]
     assert found(root, "upgrade OR renew") == ["1", "2"]
     assert (database(root) == before) == (damage is remove)
@@ -237,8 +254,57 @@ def test_one_that_was_stopped_in_the_middle_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         ask_archive(root, count_items, watch=stop)
     told: list[tuple[int, int]] = []
-    assert ask_archive(root, count_items, watch=lambda done, of: told.append((done, of))) == (50, 0, 0)
+    assert ask_archive(root, count_items, watch=lambda done, of: told.append((done, of))) == (50, 0, {})
     assert (len(told), told[-1]) == (10, (9, 10))
+
+
+def test_words_of_runs_that_were_taken_back_go_in_with_the_next(root: Path) -> None:
+    def stop(done: int, of: int) -> None:
+        if done + 1 == of:
+            raise KeyboardInterrupt
+
+    def search_after_a_stop(index: Index) -> int:
+        with pytest.raises(KeyboardInterrupt):
+            catch_up_module.catch_up(index, root, watch=stop)
+        catch_up_module.catch_up(index, root)
+        return len(search(index, Search(text="*bssl*")).hits)
+
+    assert ask_index(root, search_after_a_stop) == 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE texts SET packed = substr(packed, 1, 20)",
+        "UPDATE texts SET packed = 'no bytes'",
+        "UPDATE texts SET packed = zeroblob(9)",
+        "DELETE FROM texts",
+        "DELETE FROM items WHERE key = (SELECT max(key) FROM items)",
+        "UPDATE items SET runbook = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_an_index_that_sqlite_finds_whole_and_is_not_is_made_anew(root: Path, sql: str) -> None:
+    whole = found(root, "upgrade")
+    connection = sqlite3.connect(database(root))
+    connection.execute(sql)
+    connection.commit()
+    connection.close()
+    assert found(root, "upgrade") == whole
+
+
+def test_what_else_goes_wrong_while_it_is_asked_leaves_it_as_it_is(root: Path) -> None:
+    def break_off(index: Index) -> None:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads it")
+
+    ask_archive(root, count_items)
+    before = [file.name for file in index_files(root)]
+    with pytest.raises(BrokenPipeError):
+        ask_archive(root, break_off)
+    assert [file.name for file in index_files(root)] == before
+
+
+def index_files(root: Path) -> list[Path]:
+    return sorted(index_folder(root).glob("*.sqlite"))
 
 
 def test_making_it_anew_forgets_what_was_wrong_in_it(root: Path) -> None:
@@ -314,4 +380,4 @@ def test_of_eight_processes_that_finish_runs_at_once_all_runs_are_in_the_index(t
         for number in range(1, 9)
     ]
     assert [process.wait(timeout=100) for process in processes] == [0] * 8
-    assert ask_archive(root, count_items) == (40, 0, 0)
+    assert ask_archive(root, count_items) == (40, 0, {})

@@ -120,7 +120,7 @@ def test_every_copy_is_a_valid_notebook(shop: Shop) -> None:
         nbformat.validate(nbformat.read(run.copy, as_version=4))
     for file in shop.out.rglob("*.ipynb"):
         nbformat.validate(nbformat.read(file, as_version=4))
-    assert len(list(shop.out.rglob("*.ipynb"))) == 9
+    assert len(list(shop.out.rglob("*.ipynb"))) == 12
 
 
 def test_the_next_save_by_nblineage_would_find_every_cell_in_its_place(shop: Shop) -> None:
@@ -238,6 +238,12 @@ def test_the_logs_of_nii_s_wrapper_kernel_are_there_without_pickles(shop: Shop) 
         assert text.count("\n----\n") == 6 - 1, "MEME, code, header, output, footer, status"
         assert (logs / origin / PurePath(entry["path"]).name).resolve() == Path(entry["path"]).resolve()
         assert entry["size"] == len(text.encode())
+    copy = json.loads((shop.out / "lc-wrapper" / shop.well.copy.name).read_text())
+    (told,) = (cell["metadata"]["lc_wrapper"] for cell in copy["cells"] if cell["id"] == "say")
+    assert told["log_history"] == [
+        entry["path"] for entry in entries if "patching prod" in Path(entry["path"]).read_text()
+    ]
+    assert told["last_execution"]["lc_current_cell_meme"] == say["current"]
 
 
 def meme_of(run: Run, cell_id: str) -> str:

@@ -172,7 +172,8 @@ def test_a_host_called_like_a_group_keeps_its_own_variables(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("[web\nw1\n", 1, "brackets"),
+        ("[web\nw1\n", 1, "not a section"),
+        ("w[eb\nw1\n", 1, "brackets"),
         ("w1\n[we b]\n", 2, "not a section"),
         ("w1\n[]\n", 2, "not a section"),
         ("w1\n[web:hots]\n", 2, "unknown kind"),

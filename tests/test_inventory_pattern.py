@@ -145,6 +145,7 @@ def test_a_term_that_names_nothing_is_refused_whatever_its_sign(pattern: str, te
         ("web:!wbe3", "did you mean 'web3'"),
         ("prdo", "did you mean 'prod'?"),
         ("xyzzy", "groups: db, mail_servers, prod, six, ungrouped, web"),
+        ("nope", "groups: db, mail_servers"),
         ("web[7]", "'web' has 3 hosts, counted from 0"),
     ],
 )

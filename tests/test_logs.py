@@ -20,7 +20,7 @@ from opsbook.archive.log_choice import choose
 from opsbook.archive.logs import LONGEST_LINE, RunLog, follow_batches, read_batches
 from opsbook.errors import UsageError
 from opsbook.model import event as e
-from opsbook.model.run import CellState
+from opsbook.model.run import CellState, Incident
 from opsbook.model.target import TargetState
 from opsbook.redaction import Redactor
 from opsbook.report.logs import JsonLog, RawLog, TextLog, found
@@ -269,7 +269,9 @@ def test_who_follows_sees_what_comes_once_also_when_files_are_replaced_at_the_en
     knows = Redactor()
     knows.add("second")
     journal.distrust()
-    assert journal.mask_again(knows)
+    incidents: list[Incident] = []
+    journal.mask_again(knows, incidents.append, insist=True)
+    assert incidents
     journal.append([e.CellOutput(cell_id="cell-0", stream="stdout", text="third\n")], durable=False)
     assert new() == ["1: third", "web1: last"]
     assert new() == []
@@ -277,6 +279,26 @@ def test_who_follows_sees_what_comes_once_also_when_files_are_replaced_at_the_en
     with folder.host_log("web1").open("ab") as more:
         more.write(b"cut o")
     assert [line.text for batch in follow_batches(log, folder) for line in batch] == ["cut o"]
+
+
+def test_who_follows_goes_on_in_a_file_that_was_written_over_or_has_the_number_of_an_old_one(tmp_path):
+    folder = make_run(tmp_path, told("cell-0", "long secret\n", "a\n"), {"web1": "long secret\nhalf"})
+    log = log_of(folder)
+    log.follow()
+    assert [line.text for line in log.new()] == ["long secret", "a", "long secret"]
+    masked = told("cell-0", "***\n", "a\n", "next\n")
+    write_journal(tmp_path / "masked", masked)
+    folder.journal.write_bytes((tmp_path / "masked").read_bytes())
+    folder.host_log("web1").write_bytes(b"***\nhalf\nnew\n")
+    assert [line.text for line in log.new()] == ["half", "new"], "the entry's number was seen before"
+    folder.host_log("web1").write_bytes(b"***\n***\nnew\n" + b"and more\n" * 9)
+    write_journal(tmp_path / "more", [*masked, *told("cell-2", "last\n")])
+    folder.journal.write_bytes((tmp_path / "more").read_bytes())
+    assert [line.text for line in log.new()] == ["last", *["and more"] * 9]
+    assert list(log.notes) == []
+    folder.journal.write_bytes(b"")
+    folder.host_log("web1").write_bytes(b"")
+    assert [list(log.new()) for _ in range(2)] == [[], []]
 
 
 def test_a_file_that_is_no_journal_and_a_link_for_a_log_hurt_nobody(tmp_path):

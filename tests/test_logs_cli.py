@@ -35,9 +35,9 @@ def test_who_follows_a_run_sees_it_to_its_end_however_that_comes_and_may_leave_b
         ),
         code("time.sleep(60)"),
     )
-    run = loner.start("run", "book.ipynb", "--quiet")
+    run = loner.fork("run", "book.ipynb", "--quiet")
     wait_for(lambda: b"cell_output" in b"".join(map(Path.read_bytes, journals(loner))), seconds=60)
-    follower, leaver = (loner.start("logs", "last", "-f") for _ in range(2))
+    follower, leaver = (loner.fork("logs", "last", "-f") for _ in range(2))
     assert first_line(follower) == first_line(leaver) == "cell 1 | first\n"
 
     os.kill(leaver.pid, signal.SIGINT)

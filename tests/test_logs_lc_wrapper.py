@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from pathlib import Path
 
+import pytest
 from archived import write_journal
 from past_runs import NOON, ORIGIN, cell, write_run
 from support import code, notebook_text
 
 from opsbook.archive.history import read_run
 from opsbook.archive.lc_wrapper import write_lc_logs
+from opsbook.archive.whole_output import reference
 from opsbook.model import event as e
 from opsbook.model.run import CellState
 
@@ -66,7 +69,7 @@ def files(folder):
 
 def test_each_time_a_cell_ran_has_a_log_laid_out_as_theirs(tmp_path):
     run = make_run(tmp_path / "archive")
-    assert write_lc_logs(run, tmp_path, write) == 3
+    assert write_lc_logs(run, tmp_path, write) == 3 + 1
     logs = sorted(place for place in (tmp_path / ".log").glob("[0-9]" * 8 + "/*.log"))
     assert [re.fullmatch(r"\d{8}-\d{6}-0\d{3}\.log", log.name) is not None for log in logs] == [True] * 3
     assert {log.parent.name for log in logs} == {log.name[:8] for log in logs}
@@ -116,7 +119,7 @@ def test_written_again_nothing_changes_and_a_log_of_the_same_moment_is_not_lost(
     run, twin = make_run(tmp_path / "archive"), make_run(tmp_path / "archive", tail=2)
     twin.folder.journal.write_bytes(run.folder.journal.read_bytes())
     twin.folder.source.write_text(twin.folder.source.read_text().replace("print(1)", "print(2)"))
-    assert [write_lc_logs(one, tmp_path / "out", write) for one in (run, twin)] == [3, 2]
+    assert [write_lc_logs(one, tmp_path / "out", write) for one in (run, twin)] == [4, 3]
     before = files(tmp_path / "out")
     assert [write_lc_logs(one, tmp_path / "out", write) for one in (run, twin)] == [0, 0]
     assert files(tmp_path / "out") == before
@@ -125,3 +128,35 @@ def test_written_again_nothing_changes_and_a_log_of_the_same_moment_is_not_lost(
         assert sum(
             text.encode() in data for name, (_, data) in before.items() if "/2" in name and name.endswith(".log")
         )
+
+
+def test_the_cells_of_the_copy_name_their_logs_and_a_summary_names_the_last(tmp_path):
+    run = make_run(tmp_path / "archive")
+    document = json.loads(run.folder.copy.read_text())
+    document["cells"][0]["metadata"]["lc_wrapper"] = {"log_history": ["/before.log"], "other": 1}
+    document["cells"][1]["metadata"]["lc_wrapper"] = {"log_history": {"a": 1}}
+    document["cells"][0]["outputs"][0]["text"] = [f"{reference('some-run', 1)}\n", "end time: now\n"]
+    run.folder.copy.write_text(json.dumps(document))
+    write_lc_logs(run, tmp_path, write)
+    first, second = json.loads((tmp_path / run.folder.copy.name).read_text())["cells"]
+    history = first["metadata"]["lc_wrapper"]["log_history"]
+    assert [history[0], *("try 1" in Path(log).read_text() for log in history[1:])] == ["/before.log", True, False]
+    assert first["metadata"]["lc_wrapper"]["other"] == 1
+    assert first["metadata"]["lc_wrapper"]["last_execution"] == {
+        "lc_current_cell_meme": MEME,
+        "lc_current_notebook_meme": NOTEBOOK,
+        "notebook_path": "runbooks/patch.ipynb",
+    }
+    assert first["outputs"][0]["text"] == f"path: {history[-1]}\nend time: now\n"
+    (log,) = second["metadata"]["lc_wrapper"]["log_history"]
+    assert "ZeroDivisionError" in Path(log).read_text()
+    assert "lc_current_cell_meme" not in second["metadata"]["lc_wrapper"]["last_execution"]
+    assert json.loads(run.folder.copy.read_text()) == document, "the archive's own copy is as it was"
+
+
+@pytest.mark.parametrize("copy", ["{", "[]", '{"cells": 3}', '{"cells": [1, {"id": "cell-0"}]}', "[" * 100_000])
+def test_a_copy_that_is_no_notebook_has_logs_all_the_same(tmp_path, copy):
+    run = make_run(tmp_path / "archive")
+    run.folder.copy.write_text(copy)
+    write_lc_logs(run, tmp_path, write)
+    assert len(list((tmp_path / ".log").glob("[0-9]" * 8 + "/*.log"))) == 3

@@ -160,6 +160,8 @@ def test_cells_are_labelled_by_phase_heading_or_first_line(tmp_path: Path) -> No
         code("e = 1"),
     )
     assert [cell.label for cell in runbook.code_cells] == ["Opening", "Opening", "Roll out", "Parameters", "Closely"]
+    plain = read(tmp_path, code("%load_ext opsbook"), code("%load_ext opsbook\nx = 1"), prose("## Now"), code("y = 1"))
+    assert [cell.label for cell in plain.code_cells] == ["Set up", "%load_ext opsbook", "Now"]
     (bare,) = read(tmp_path, code("\n  first_line = " + "1" * 80 + "\nsecond")).cells
     assert bare.label == "first_line =…", "cut at the end of a word: no token is shown in part"
 
@@ -306,9 +308,8 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
 def test_a_document_nbformat_does_not_accept_is_refused_in_one_line(
     tmp_path: Path, cells: list[dict[str, Any]]
 ) -> None:
-    runbook = read(tmp_path, *cells)
-    with pytest.raises(RunbookError, match="is not a valid notebook") as caught:
-        make_document(runbook)
+    with pytest.raises(RunbookError, match="is not a valid notebook: cell 0") as caught:
+        read(tmp_path, *cells)
     assert "\n" not in str(caught.value)
 
 

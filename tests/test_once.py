@@ -57,7 +57,7 @@ def calls(desk: Desk) -> dict[str, int]:
 
 def test_what_returned_is_not_called_again_and_what_nobody_saw_the_end_of_stops_the_run(desk):
     steps(desk)
-    process = desk.start("run", "book.ipynb")
+    process = desk.fork("run", "book.ipynb")
     wait_for(lambda: "mail" in calls(desk), seconds=60)
     process.send_signal(signal.SIGKILL)
     finish(process)

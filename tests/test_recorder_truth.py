@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from test_recorder import Seen, folded, full_disk, journalled, metric, record_in
+from recording import Seen, folded, full_disk, journalled, metric, record_in
 
-from opsbook.archive.layout import Claim, RunFolder, run_folder
+from opsbook.archive.layout import RunFolder
 from opsbook.errors import ArchiveError
 from opsbook.execution.replay import Replay
 from opsbook.model import event as e
@@ -16,12 +15,7 @@ from opsbook.model.message import Recall
 from opsbook.model.run import RunState
 from opsbook.model.target import TargetState
 
-RUN_ID = "20261120T113958Z-patch-7f3a2c"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return Claim(run_folder(tmp_path, RUN_ID)).folder
+pytest_plugins = ["recorder_desk"]
 
 
 def ended(name: str, state: TargetState, *, digest: str = "d") -> e.TargetEnded:

@@ -293,9 +293,11 @@ def test_what_a_cell_that_ends_ok_no_longer_asks_for_is_noted():
     ask(replay, "a", "kept")
     cells = [CellRecord(id="a", index=0, label="Patch", state=CellState.OK)]
     notes = replay.notes(cells)
+    assert (notes[0][:21], notes[0][-11:]) == ("1 result was answered", "sent for it")
     assert notes[-1] == '"Patch" no longer asks for what was sent before: "dropped" on web1'
     ask(replay, "a", "dropped", line=2)
-    assert len(replay.notes(cells)) == 1
+    (note,) = replay.notes(cells)
+    assert (note[:23], note[-13:]) == ("2 results were answered", "sent for them")
 
 
 def test_a_second_attempt_is_answered_from_the_first_of_the_same_run():

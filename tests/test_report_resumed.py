@@ -131,4 +131,6 @@ def test_the_locks_fit_eighty_columns_with_every_word_on_one_line() -> None:
         f"left  {second}  maya@ops1",
         "since 2026-11-20 11:39:58Z",
         "      db, db1   [2001:db8::1]:2222",
+        f"      go on  opsbook resume {second}",
+        f"             opsbook run … --acknowledge {second}",
     ]

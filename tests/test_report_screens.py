@@ -151,6 +151,17 @@ def test_a_local_error_is_shown_with_its_first_twenty_lines():
     assert lines[start + 20 : start + 22] == ["                     service 18", "                 … 11 more lines"]
 
 
+def test_an_error_that_the_reason_says_whole_is_not_said_again():
+    cells = make_cells("ok ok failed not_run not_run not_run not_run ok", [0.1, 2, 2, None, None, None, None, 2])
+    held = CellError(name="BusyError", text="web1 is held")
+    cells = tuple(msgspec.structs.replace(c, error=held) if c.id == "check2" else c for c in cells)
+
+    for reason in ("web1 is held", "it raised BusyError: web1 is held"):
+        assert summary_of(make_record(cells=cells, reason=reason)).count("web1 is held") == 1
+    for reason in ("web1 is held up", "so web1 is held"):
+        assert 'BusyError in "Check the errata": web1' in summary_of(make_record(cells=cells, reason=reason))
+
+
 def test_failures_within_the_limit_show_in_a_phase_that_is_ok():
     failed = failed_record()
     states = {cell.id: cell.targets for cell in failed.cells}

@@ -96,7 +96,7 @@ def test_what_is_done_is_not_sent_again_and_what_failed_is(bench):
 
 def kill_once(bench: Bench, holds: Callable[[], Any], *args: str) -> None:
     """Start a run, and kill its process once something holds."""
-    process = bench.desk.start("run", "book.ipynb", *args)
+    process = bench.desk.fork("run", "book.ipynb", *args)
     wait_for(holds, seconds=60)
     process.send_signal(signal.SIGKILL)
     finish(process)
@@ -128,7 +128,7 @@ def test_a_durable_command_is_asked_for_and_a_put_and_an_idempotent_one_are_done
     )
     kill_once(bench, lambda: len(bench.count("durable")) == 3)
     bench.touch("mended")
-    process = bench.desk.start("resume", "last", "--yes")
+    process = bench.desk.fork("resume", "last", "--yes")
     wait_for(lambda: len(bench.count("again")) == 3, seconds=60)
     process.send_signal(signal.SIGKILL)
     finish(process)
@@ -152,7 +152,7 @@ def test_a_run_is_resumed_at_most_once_and_only_when_there_is_something_to_go_on
     assert "local Python runs again (before the stop: seen = 1)" in bare.err
     bench.touch("mended")
     before = bench.count("stop")
-    racers = [bench.desk.start("resume", first, "--yes") for _ in range(3)]
+    racers = [bench.desk.fork("resume", first, "--yes") for _ in range(3)]
     ends = sorted(finish(racer).code for racer in racers)
     assert ends[0] == 0
     assert set(ends[1:]) <= {3, 75}
@@ -331,7 +331,7 @@ def test_runs_killed_at_any_moment_change_each_target_once(bench, name, seed):
     flags, resent = list[str](), False
     for kills in range(12):
         begun = bool(bench.desk.runs())
-        process = bench.desk.start(*(["resume", "last", "--yes", *flags] if begun else ["run", "book.ipynb"]))
+        process = bench.desk.fork(*(["resume", "last", "--yes", *flags] if begun else ["run", "book.ipynb"]))
         with suppress(subprocess.TimeoutExpired):
             process.wait(random.uniform(1.0, 8.0) if kills < 6 else 60)
         process.send_signal(signal.SIGKILL)

@@ -25,7 +25,7 @@ def stopped(desk: Desk) -> None:
 
 def test_a_resumed_run_holds_the_lock_the_run_before_had(desk: Desk) -> None:
     stopped(desk)
-    resumed = desk.start("resume", "last", "--yes")
+    resumed = desk.fork("resume", "last", "--yes")
     try:
         wait_for((desk.folder / "here").exists, seconds=60)
         other = desk.opsbook("run", "other.ipynb", "--lock", "nightly")
@@ -42,7 +42,7 @@ def test_a_run_that_could_not_be_gone_on_with_for_its_lock_can_be_resumed_later(
     (first,) = desk.runs()
     waits = f"import pathlib, time\nwhile not pathlib.Path({str(desk.folder / 'go')!r}).exists():\n    time.sleep(0.05)"
     desk.notebook(code(f"open('begun', 'w').close()\n{waits}", cell_id="mine"), name="other.ipynb")
-    other = desk.start("run", "other.ipynb", "--lock", "nightly")
+    other = desk.fork("run", "other.ipynb", "--lock", "nightly")
     try:
         wait_for((desk.folder / "begun").exists, seconds=60)
         assert desk.opsbook("resume", first.folder.name, "--yes").code == 75

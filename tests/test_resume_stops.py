@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import Sshd
+from forks import Forked
 from rig import Rig, known_hosts, target_of
 from support import LOAD, Desk, Run, code, finish, wait_for
 
@@ -45,9 +45,9 @@ def spools(sshd: Sshd, *runs: Run) -> list[str]:
 
 
 @contextmanager
-def started(desk: Desk, *args: str, name: str, on: int) -> Iterator[subprocess.Popen[str]]:
+def started(desk: Desk, *args: str, name: str, on: int) -> Iterator[Forked]:
     """A command that has come to a cell's script on so many targets; what is left of it is killed."""
-    process = desk.start(*args)
+    process = desk.fork(*args)
     try:
         wait_for(lambda: len(counts(desk, name)) == on, seconds=60)
         yield process

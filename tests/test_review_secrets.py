@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
+import shlex
+import socket
 from pathlib import Path
+from urllib.parse import quote
 
+import paramiko
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paramiko.common import MSG_CHANNEL_REQUEST
 from support import LOAD, Desk, code, parameters
 
+from opsbook.archive.copy import clean_document
 from opsbook.errors import ParameterError
 from opsbook.execution.outputs import Keeper
+from opsbook.fleet.reboot import boot_id
 from opsbook.fleet.table import html_table, text_table
 from opsbook.model.outcome import ResultGroup
 from opsbook.model.target import TargetState
@@ -20,7 +29,8 @@ from opsbook.model.visible import ci_safe
 from opsbook.redaction import MASK, MaskedStream, Redactor
 from opsbook.runbook.parameters import read_parameters
 from opsbook.ssh.config import SshConfig
-from opsbook.ssh.transport import ProxySocket
+from opsbook.ssh.hearing import HANDLERS, UNKNOWN_SIGNAL, Hearer
+from opsbook.ssh.transport import FleetTransport, ProxySocket
 
 NAMES = {"web1": "127.0.8.31"}
 VALUE = "Geheim/niß-7+wort & mehr davon; 0123456789"
@@ -220,6 +230,78 @@ def test_base32_dashed_hex_and_escapes_of_every_letter_are_masked(redactor: Reda
     shown = redactor.text(f"a {spelled} b")
     assert MASK in shown
     assert len(shown) < 24, "only what its neighbours have a part in is left"
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}\t\n\n", "{}\nanother line\n", "first line\r\n  {}\r\n"])
+def test_a_line_of_a_secret_is_masked_in_every_form_also_without_the_blanks_around_it(around: str) -> None:
+    redactor = Redactor()
+    redactor.add(around.format('pa"ss w/ord<1>'), name="file:value")
+    line = 'pa"ss w/ord<1>'
+    spelled = [line, json.dumps(line), quote(line), html.escape(line), line.encode().hex(), shlex.quote(line)]
+    for text in (*spelled, base64.b64encode(line.encode()).decode()):
+        shown = redactor.text(text)
+        assert len(shown.replace(MASK, "")) <= 4, "only what its neighbours have a part in is left"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "value"),
+    [
+        ("alpha-1234", "alpha-1234-beta-5678"),
+        ("beta-5678", "alpha-1234-beta-5678"),
+        ("5678", 'alpha "1234"\nbeta 5678 & more'),
+        ("", "https://me:alpha1234@host/path?key=beta5678"),
+    ],
+)
+def test_what_is_left_of_a_secret_is_masked_where_a_part_of_it_was_masked_before_it_was_known(
+    earlier: str, value: str
+) -> None:
+    redactor = Redactor()
+    redactor.add(*filter(None, [earlier]))
+    spelled = [value, json.dumps(value)[1:-1], html.escape(value), value.encode().hex()]
+    written = [redactor.text(f"a {text} b") for text in spelled]
+    assert written[0] != f"a {value} b"
+    redactor.add(value, name="env:LATE")
+    for text in written:
+        shown = redactor.text(text).replace(MASK, "").split()
+        assert {"a", "b"} >= set(shown), shown
+        assert ("env:LATE", 1) in redactor.places(text)
+    assert redactor.text(f"a {MASK} b") == f"a {MASK} b"
+
+
+def test_what_an_output_says_it_is_shows_no_secret_and_stays_a_word_of_the_format(redactor: Redactor) -> None:
+    redactor.add("text/plain", "application/x-geheim", name="env:TOKEN")
+    data = {"text/plain": "x", "application/x-geheim": "y"}
+    output = {"output_type": "display_data", "data": data, "metadata": {}}
+    cell = {"cell_type": "code", "source": "", "metadata": {}, "outputs": [output]}
+    (clean,) = clean_document({"metadata": {}, "cells": [cell]}, redactor)["cells"]
+    assert clean["outputs"][0]["data"] == {"text/plain": "x", MASK: "y"}
+
+
+# what a target says where a record keeps it letter by letter
+
+
+def test_what_a_target_says_instead_of_a_boot_id_is_kept_as_a_hash() -> None:
+    known = "6f1d3b5c-0a1e-4c8e-9a53-2f4f0e5b7c11"
+    assert [boot_id(f" {known}\n"), boot_id("\n")] == [known, ""]
+    kept, other = (boot_id(f"{{ sec = {number} }} {VALUE}\n") for number in (1, 2))
+    assert re.fullmatch("[0-9a-f]{64}", kept)
+    assert kept != other, "another boot is told from this one"
+
+
+@pytest.mark.parametrize(("told", "kept"), [("SEGV", "SEGV"), (VALUE, UNKNOWN_SIGNAL), ("\x1b[2J", UNKNOWN_SIGNAL)])
+def test_what_a_target_says_instead_of_a_signals_name_is_not_kept(told: str, kept: str) -> None:
+    message = paramiko.Message()
+    message.add_string("exit-signal")
+    message.add_boolean(False)  # noqa: FBT003  paramiko's signature
+    message.add_string(told)
+    message.rewind()
+    here, there = socket.socketpair()
+    with here, there:
+        transport, channel, hearer = FleetTransport(here), paramiko.Channel(1), Hearer(lambda: None)
+        channel._set_transport(transport)
+        transport.hearers[1] = hearer
+        HANDLERS[MSG_CHANNEL_REQUEST](channel, message)
+    assert hearer.signal == kept
 
 
 # hostile declarations, hostile lines

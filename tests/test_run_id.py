@@ -59,7 +59,7 @@ def test_a_command_runs_once_under_its_id_and_again_prints_what_was_said_then(ss
 
 def test_of_eight_at_the_same_moment_one_runs(desk: Desk) -> None:
     desk.notebook(code(f"import time; {COUNT}; time.sleep(1)"))
-    every = [desk.start("run", "book.ipynb", "--run-id", "one", "--json") for _ in range(8)]
+    every = [desk.fork("run", "book.ipynb", "--run-id", "one", "--json") for _ in range(8)]
     ran = [finish(process, seconds=90) for process in every]
     assert counted(desk) == 1
     assert len(desk.runs()) == 1
@@ -76,7 +76,7 @@ def test_while_the_first_runs_it_is_busy_and_when_it_was_killed_its_truth_is_tol
     sshd.inventory({"web1": "127.0.0.2"}, desk.folder / "hosts.ini")
     desk.write("opsbook.toml", 'inventory = ["hosts.ini"]\n')
     desk.notebook(LOAD, code("%%on web\ntrue"), code(f"import time; {COUNT}; time.sleep(60)"))
-    process = desk.start("run", "book.ipynb", "--run-id", "nightly")
+    process = desk.fork("run", "book.ipynb", "--run-id", "nightly")
     try:
         wait_for(lambda: counted(desk), seconds=40)
         busy = desk.opsbook("run", "book.ipynb", "--run-id", "nightly", "--json")
@@ -93,7 +93,7 @@ def test_while_the_first_runs_it_is_busy_and_when_it_was_killed_its_truth_is_tol
 
 def test_a_killed_run_that_sent_nothing_failed_and_nobodys_outcome_is_unknown(desk: Desk) -> None:
     desk.notebook(code(f"import time; {COUNT}; time.sleep(60)"))
-    process = desk.start("run", "book.ipynb", "--run-id", "x")
+    process = desk.fork("run", "book.ipynb", "--run-id", "x")
     wait_for(lambda: counted(desk), seconds=40)
     process.send_signal(signal.SIGKILL)
     process.communicate()

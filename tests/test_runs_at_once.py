@@ -71,7 +71,7 @@ def test_runs_that_end_at_once_are_all_in_the_chain_and_in_the_index(
     assert writers.returncode == 0, "and each run is found at once by who left it"
     verified = verify_archive(root)
     assert (verified.findings, verified.runs, verified.lines) == ((), 3 * PROCESSES, 6 * PROCESSES)
-    assert ask_archive(root, count_items) == (3 * PROCESSES, 0, 0)
+    assert ask_archive(root, count_items) == (3 * PROCESSES, 0, {})
 
 
 @pytest.mark.soak
@@ -79,7 +79,7 @@ def test_whole_runs_that_end_at_once_are_all_in_the_chain_and_in_the_index(tmp_p
     desk = Desk(tmp_path)
     desk.notebook(code("print('marmot')"))
     for _ in range(3):
-        every = [desk.start("run", "book.ipynb", "--json") for _ in range(PROCESSES)]
+        every = [desk.fork("run", "book.ipynb", "--json") for _ in range(PROCESSES)]
         ended = [finish(process, seconds=300) for process in every]
         assert [ran.code for ran in ended] == [0] * PROCESSES, [ran.err for ran in ended]
         ids = {ran.json["run_id"] for ran in ended}

@@ -109,6 +109,7 @@ def test_the_record_tells_which_secrets_were_used_and_for_what_and_nothing_of_th
     assert record["secrets"] == ["token", "unused"]
     told = [(use["reference"], use["used_for"], use["cell_id"], use["times"]) for use in record["secret_uses"]]
     assert told == [
+        (f"file:{keeper.folder}/canary", "[env] CANARY", None, 1),
         (f"file:{keeper.folder}/shared", "[env] TEAM_TOKEN", None, 1),
         ("file:token", "notebook", "say", 3),
         ("file:late", "notebook", "say", 1),

@@ -157,7 +157,7 @@ def test_a_wrong_variable_is_refused_without_its_value(tmp_path: Path, text: str
 def on_a_terminal(desk: Desk, *args: str, answers: tuple[tuple[str, str], ...], seconds: float = 90) -> tuple[Ran, str]:
     """Run a command at a terminal of its own, answer what it asks, and return what came of it and what was seen."""
     ours, theirs = pty.openpty()
-    process = desk.start(*args, stdin=theirs, stderr=theirs, start_new_session=True)
+    process = desk.fork(*args, stdin=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     seen, left, deadline = "", list(answers), time.monotonic() + seconds
     while time.monotonic() < deadline:

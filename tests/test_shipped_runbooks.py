@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from support import Ran, finish, forks
 
 from opsbook.demo import DemoFleet
 
@@ -26,11 +28,9 @@ def fleet(tmp_path: Path):
         yield started
 
 
-def opsbook(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "opsbook", *map(str, words)],
-        cwd=cwd, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
+def opsbook(*words: object, cwd: Path) -> Ran:
+    plain = {name: os.environ[name] for name in ("PATH", "HOME")}
+    return finish(forks().start(list(map(str, words)), cwd=cwd, env=plain, streams={}), seconds=100)
 
 
 def boot_ids(fleet: DemoFleet) -> dict[str, str]:
@@ -40,8 +40,8 @@ def boot_ids(fleet: DemoFleet) -> dict[str, str]:
 def test_patching_prod_updates_reboots_and_verifies_and_a_second_time_there_is_nothing_to_do(fleet, tmp_path):
     before = boot_ids(fleet)
     done = opsbook("run", PATCH, "-p", "stack=prod", "-i", fleet.inventory, "--json", cwd=tmp_path)
-    record = json.loads(done.stdout)
-    assert done.returncode == 0, done.stderr
+    record = json.loads(done.out)
+    assert done.code == 0, done.err
     assert record["status"] == "succeeded"
     assert set(record["targets"]["results"]) == PROD
     assert {cell["state"] for cell in record["cells"]} == {"ok"}
@@ -57,7 +57,7 @@ def test_patching_prod_updates_reboots_and_verifies_and_a_second_time_there_is_n
     copy = nbformat.read(record["copy"], as_version=4)
     nbformat.validate(copy)
     assert "Setting up" in Path(record["copy"]).read_text()
-    again = json.loads(opsbook("run", PATCH, "-p", "stack=prod", "-i", fleet.inventory, "--json", cwd=tmp_path).stdout)
+    again = json.loads(opsbook("run", PATCH, "-p", "stack=prod", "-i", fleet.inventory, "--json", cwd=tmp_path).out)
     assert again["status"] == "succeeded"
     assert (again["metrics"]["packages_pending"], again["metrics"]["reboots_needed"]) == (0, 0)
     assert boot_ids(fleet) == after
@@ -68,13 +68,13 @@ def test_a_machine_whose_update_fails_is_left_alone_and_the_run_fails(fleet, tmp
     (web2.folder / "fail-apt").touch()
     before = boot_ids(fleet)
     done = opsbook("run", PATCH, "-p", "stack=prod", "-p", "max_fail=1", "-i", fleet.inventory, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "dpkg frontend lock" in " ".join(done.stdout.split())
+    assert done.code == 1
+    assert "dpkg frontend lock" in " ".join(done.out.split())
     assert boot_ids(fleet)["web2"] == before["web2"]
     assert boot_ids(fleet)["db1"] != before["db1"]
     strict = opsbook("run", PATCH, "-p", "stack=prod", "-i", fleet.inventory, "--json", cwd=tmp_path)
-    assert strict.returncode == 1
-    states = {cell["label"]: cell["state"] for cell in json.loads(strict.stdout)["cells"]}
+    assert strict.code == 1
+    states = {cell["label"]: cell["state"] for cell in json.loads(strict.out)["cells"]}
     assert (states["Update the packages"], states["Verify"]) == ("failed", "not_run")
 
 
@@ -95,10 +95,10 @@ def test_the_same_file_works_cell_by_cell_as_in_jupyter(fleet, tmp_path, monkeyp
 
 def test_the_demo_runs_the_main_job_and_leaves_only_its_archive(tmp_path):
     done = opsbook("demo", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "✓ patch succeeded" in done.stdout
-    assert "reboots_needed=2" in done.stdout
-    assert [entry.name for entry in tmp_path.iterdir()] == ["archive"]
+    assert done.code == 0, done.err
+    assert "✓ patch succeeded" in done.out
+    assert "reboots_needed=2" in done.out
+    assert {entry.name for entry in tmp_path.iterdir()} == {"archive", "canary", "opsbook.toml"}
 
 
 def test_a_served_fleet_says_how_to_use_it_and_goes_when_it_is_told_to(tmp_path):
@@ -111,8 +111,8 @@ def test_a_served_fleet_says_how_to_use_it_and_goes_when_it_is_told_to(tmp_path)
         inventory = Path(command[command.index("-i") + 1])
         assert f"inventory  {inventory}\n" in lines
         listed = opsbook("targets", "prod:&db", "-i", inventory, cwd=tmp_path)
-        assert re.findall(r"^(db\d)\b", listed.stdout, re.MULTILINE) == ["db1", "db2"]
-        assert opsbook(*command, "-p", "reboot=false", "--quiet", cwd=tmp_path).returncode == 0
+        assert re.findall(r"^(db\d)\b", listed.out, re.MULTILINE) == ["db1", "db2"]
+        assert opsbook(*command, "-p", "reboot=false", "--quiet", cwd=tmp_path).code == 0
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(10) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from accounts import Account, made_account
 from conftest import Sshd
 from rig import Rig, known_hosts, target_of
 from servers import Server, User, agent, make_key, new_user, serve
+from support import wait_for
 
 from opsbook.model.target import Become, TargetState
 
 ASKED = "userauth-request for user"
 FORWARDED = "auth-agent-req"
+HOSTS = {"web1": "127.0.0.2", "web2": "127.0.0.3", "web3": "127.0.0.4"}
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +88,16 @@ def test_no_agent_is_ever_forwarded(server: Server, tmp_path: Path, monkeypatch:
     assert FORWARDED not in server.log
 
 
-def test_a_wrong_password_is_sent_once_in_a_run_however_often_the_target_is_asked(
+def test_a_wrong_password_is_sent_once_to_each_target_in_a_run_however_often_it_is_asked(
     server: Server, user: User, tmp_path: Path
 ) -> None:
-    rig = rig_at(
-        server,
-        tmp_path / "rig",
-        known=known_hosts(server.sshd, tmp_path),
-        password="test:Pw-wrong-one",
-        user=user.name,
-        identity_files=(),
-    )
-    states = [rig.run("true", read_only=True)["web1"].state for _ in range(3)]
+    wrong = {"user": user.name, "password": "test:Pw-wrong-one", "identity_files": (), "port": server.port}
+    targets = tuple(target_of(server.sshd, name, host=host, **wrong) for name, host in HOSTS.items())
+    rig = Rig(targets, tmp_path / "rig", known_hosts=(str(known_hosts(server.sshd, tmp_path)),))
+    states = [one.state for _ in range(3) for one in rig.run("true", read_only=True)]
     rig.close()
-    assert states == [TargetState.AUTH] * 3
-    assert server.log.count(f"Failed password for {user.name}") == 1
+    assert states == [TargetState.AUTH] * 3 * len(HOSTS)
+    assert server.log.count(f"Failed password for {user.name}") == len(HOSTS)
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +107,26 @@ def account() -> Iterator[Account]:
 
 
 @pytest.mark.parametrize("more", [(), ("Defaults:USER passwd_tries=1",)], ids=["asks-again", "asks-once"])
-def test_sudo_is_told_a_wrong_password_once_in_a_run(account: Account, tmp_path: Path, more: tuple[str, ...]) -> None:
-    account.allow("USER ALL=(ALL:ALL) ALL", *more)
-    target = account.target(become=Become(always=True, password="test:not the password"))
-    rig = Rig((target,), tmp_path, known_hosts=(str(account.folder / "known_hosts"),))
-    first, second = (rig.run("true", read_only=True)["web1"] for _ in range(2))
+def test_sudo_itself_counts_one_wrong_password_for_each_target_in_a_run(
+    account: Account, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    log = tmp_path / "sudo"
+    account.allow("USER ALL=(ALL:ALL) ALL", f"Defaults:USER logfile={log}, loglinelen=0", *more)
+    become = Become(always=True, password="test:not the password")
+    targets = tuple(account.target(name, host, become=become) for name, host in HOSTS.items())
+    rig = Rig(targets, tmp_path, known_hosts=(str(account.folder / "known_hosts"),))
+    first, second = (rig.run("true", read_only=True) for _ in range(2))
     rig.close()
-    assert (first.state, second.state) == (TargetState.BECOME, TargetState.BECOME)
-    assert "sudo did not accept the password" in first.reason or "1 incorrect password attempt" in first.reason
-    assert second.reason == "sudo asks for the password: it was refused here before and is not sent again"
+    assert {one.state for one in (*first, *second)} == {TargetState.BECOME}
+    for one in first:
+        assert "sudo did not accept the password" in one.reason or "1 incorrect password attempt" in one.reason
+    assert {one.reason for one in second} == {
+        "sudo asks for the password: it was refused here before and is not sent again"
+    }
+    wait_for(lambda: len(attempts(log)) >= len(HOSTS), what="sudo's log")
+    assert attempts(log) == [1] * len(HOSTS)
+
+
+def attempts(log: Path) -> list[int]:
+    """How many wrong passwords sudo was given, by its own log, each time it was given any."""
+    return [int(count) for count in re.findall(r": (\d+) incorrect password attempts?", log.read_text())]

@@ -138,7 +138,7 @@ def test_a_cell_that_never_ends_well_fails_after_its_last_attempt(desk: Desk) ->
 def test_nothing_is_tried_again_after_a_stop(desk: Desk) -> None:
     waits = COUNT.format(file="tries") + "import asyncio\nawait asyncio.sleep(120)"
     desk.notebook(code(waits, "retry:3", cell_id="again"), code("1", "always", cell_id="tidy"))
-    process = desk.start("run", "book.ipynb")
+    process = desk.fork("run", "book.ipynb")
     wait_for((desk.folder / "tries").exists, seconds=40, what="the first attempt")
     process.terminate()
     record = check_agreement(desk, finish(process), status="interrupted", code=143)

@@ -164,7 +164,7 @@ def test_clean_up_after_a_failure_has_a_bound_of_its_own_and_says_nothing_of_how
 def test_a_signal_weighs_more_than_a_time_that_was_over(desk: Desk) -> None:
     slow = code("open('tidying', 'w').close()\nimport time\ntime.sleep(120)", "always", cell_id="tidy")
     desk.notebook(code(SLEEP, cell_id="slow"), slow)
-    process = desk.start("run", "book.ipynb", "--timeout", "5s")
+    process = desk.fork("run", "book.ipynb", "--timeout", "5s")
     wait_for((desk.folder / "tidying").exists, seconds=60, what="the clean-up")
     process.terminate()
     check_agreement(desk, finish(process), status="interrupted", code=143)

@@ -142,7 +142,7 @@ def test_a_kernel_killed_between_two_cells_leaves_the_next_one_unrun(desk: Desk)
     desk.notebook(code(pid, cell_id="pid"), code("open('later', 'w').close()", "confirm", cell_id="gate"), LATER, TIDY)
     ours, theirs = pty.openpty()
     terminal = {**desk.environment, "TERM": "xterm", "COLUMNS": "120"}
-    process = desk.start("run", "book.ipynb", stdin=theirs, stderr=theirs, env=terminal)
+    process = desk.fork("run", "book.ipynb", stdin=theirs, stderr=theirs, env=terminal)
     os.close(theirs)
     said: list[bytes] = []
     reader = Thread(target=_read, args=(ours, said))
@@ -178,7 +178,7 @@ def _lives(pid: int) -> bool:
 
 def test_a_run_that_was_killed_reads_as_interrupted_everywhere(desk: Desk) -> None:
     desk.notebook(BEGUN, code("import time\ntime.sleep(120)", cell_id="slow"), LATER)
-    process = desk.start("run", "book.ipynb")
+    process = desk.fork("run", "book.ipynb")
     wait_for(lambda: _at_slow(desk), seconds=60, what="the slow cell")
     process.kill()
     process.communicate()

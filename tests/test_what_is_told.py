@@ -71,7 +71,7 @@ def test_where_a_resumed_run_stops_because_nobody_knows_its_targets_are_lost(des
         code("%%on web\ntrue", cell_id="first"),
         code(f"%%on web2,web3\necho >> {began}\nsleep {asleep}", cell_id="work"),
     )
-    process = desk.start("run", "book.ipynb")
+    process = desk.fork("run", "book.ipynb")
     try:
         wait_for(lambda: began.exists() and len(began.read_text()) == 2, seconds=60)
     finally:
@@ -131,7 +131,7 @@ def test_whoever_claims_the_id_of_a_run_that_was_killed_hears_which_run_goes_on_
 ) -> None:
     began = desk.folder / "began"
     desk.notebook(LOAD, code(f"open({str(began)!r}, 'x')\nimport time\ntime.sleep({asleep})", cell_id="work"))
-    process = desk.start("run", "book.ipynb", "--run-id", "job 1")
+    process = desk.fork("run", "book.ipynb", "--run-id", "job 1")
     try:
         wait_for(began.exists, seconds=60)
     finally:
