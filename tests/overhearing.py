@@ -29,6 +29,9 @@ OWN = ("opsbook.execution.", "-m opsbook", "ipykernel")
 """What stands in the argument lists of opsbook's own processes."""
 HANDS_ON = (*OWN, "sshd")
 """The same, of those whose children may have it: the kernel's, and what a notebook's command starts on a target."""
+STARTED = re.compile(rb"(?:^|\0)(?:IPYTHONDIR=[^\0]*/opsbook-[^\0]*/ipython|OPSBOOK_TARGET=[^\0]+)(?:\0|$)")
+"""What only a kernel's children, and those of a command on a target, find in their environment: it stays when they
+have outlived all who stood above them, as the children of a killed kernel do until its guard has ended them."""
 
 
 def overhear() -> None:
@@ -102,7 +105,8 @@ class Processes:
         words = _words(line)
         if self._has(line):
             yield f"the canary is in the argument list of {pid}: {words}"
-        if self._has(_read(pid, "environ")) and (_is(words, OWN) or not any(_is(one, HANDS_ON) for one in _above(pid))):
+        given = _read(pid, "environ")
+        if self._has(given) and (_is(words, OWN) or not _from_a_notebook(pid, given)):
             yield f"the canary is in the environment of {pid}: {words}"
         if "opsbook.execution.launch" in words and (place := self._unplanted(pid)):
             yield f"a notebook is run without the canary in {place}: {words}"
@@ -134,6 +138,10 @@ def _words(line: bytes) -> str:
 
 def _is(words: str, names: Sequence[str]) -> bool:
     return any(name in words for name in names)
+
+
+def _from_a_notebook(pid: str, given: bytes) -> bool:
+    return STARTED.search(given) is not None or any(_is(one, HANDS_ON) for one in _above(pid))
 
 
 def _parent(pid: str) -> str:

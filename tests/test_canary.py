@@ -147,6 +147,15 @@ def test_a_program_may_have_it_that_a_notebook_has_started_and_a_kernel_may_not(
     assert leaks_of("sh", "-c", starts, "opsbook.execution.launch", HELD=OTHER) == ["the canary is in the environment"]
 
 
+def test_what_a_notebook_has_started_may_have_it_when_the_kernel_is_gone_and_what_opsbook_has_may_not() -> None:
+    waits = ["sh", "-c", "echo; read line"]
+    kernels = {"HELD": OTHER, "IPYTHONDIR": "/run/user/0/opsbook-x/ipython"}
+    assert leaks_of(*waits, **kernels) == []
+    assert leaks_of(*waits, HELD=OTHER, OPSBOOK_TARGET="web1") == []
+    assert leaks_of(*waits, HELD=OTHER, IPYTHONDIR="/root/.ipython") == ["the canary is in the environment"]
+    assert leaks_of(*waits, "opsbook.execution.launch", **kernels) == ["the canary is in the environment"]
+
+
 def test_a_notebook_that_is_run_without_it_is_noticed(apart: Desk) -> None:
     assert canary.is_planted(apart.folder / "deep")
     (apart.folder / "opsbook.toml").write_text("")
