@@ -39,7 +39,7 @@ def test_all_mistakes_are_counted_and_listed_by_the_plan(desk):
     desk.notebook(LOAD, prose("## A"), code("%%on web --a\ntrue"), prose("## B"), code("%%on web --b\ntrue"))
     ran = desk.opsbook("run", "book.ipynb", "--check")
     assert ran.err.startswith(
-        'error: "A": %%on: unrecognized arguments: --a; 1 more like it: --list-targets shows them'
+        'error: "A": %%on: unrecognized arguments: --a; 1 more like it: opsbook plan shows them'
     )
     listed = desk.opsbook("run", "book.ipynb", "--list-targets")
     assert listed.code == 2

@@ -195,12 +195,14 @@ def test_notes_are_shown_wherever_the_cells_are_and_go_along_with_copies(desk: D
     mint(desk.folder / "patch.ipynb")
     shutil.copy(desk.folder / "patch.ipynb", desk.folder / "copied.ipynb")
     desk.opsbook("note", "add", "patch.ipynb#reboot", "-m", "not on mondays", "--severity", "block")
-    for args in (("show", "copied.ipynb"), ("run", "copied.ipynb", "--list-targets"), ("note", "list", "copied.ipynb")):
-        shown = desk.opsbook(*args)
-        assert "not on mondays" in shown.out, args
-        assert (shown.code, shown.out.endswith("nothing was run\n")) == (0, "run" in args)
-    plan = desk.opsbook("run", "copied.ipynb", "--list-targets", "--json").json
+    for word, exit_code in (("show", 0), ("plan", 3), ("check", 0), ("note list", 0)):
+        shown = desk.opsbook(*word.split(), "copied.ipynb")
+        assert (shown.code, "not on mondays" in shown.out) == (exit_code, True), shown
+    plan = desk.opsbook("plan", "copied.ipynb", "--json").json
     assert [row["text"] for row in plan["noted"]] == ["not on mondays"]
+    assert plan["refused"].startswith("this run is blocked: note on patch.ipynb#")
+    acknowledged = desk.opsbook("plan", "copied.ipynb", "--ack-note", plan["noted"][0]["id"])
+    assert (acknowledged.code, acknowledged.out.endswith("nothing was run\n")) == (0, True)
     assert desk.opsbook("run", "copied.ipynb").code == 3
     assert desk.opsbook("note", "list", "copied.ipynb#update", "--json").json == []
     part = desk.opsbook("run", "copied.ipynb", "--skip-tags", "risky", "--json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ from opsbook.archive.history import find_run
 from opsbook.archive.layout import is_run_id
 from opsbook.config import Settings
 from opsbook.errors import BusyError, ConnectError, UsageError
-from opsbook.execution.marks import Marks, ancestors, refuse_marked
+from opsbook.execution.marks import Marks, ancestors, refuse_marked, standing
 from opsbook.execution.request import Locking, RunRequest
 from opsbook.locks.folder import lock_folder
 from opsbook.locks.lock_file import is_held
+from opsbook.model.lock import Standing
 from opsbook.model.target import Target
 
 if TYPE_CHECKING:
+    from opsbook.model.plan import Plan
     from opsbook.ssh.route import Atlas
 
 LOCKS = ("lock", "acknowledge")
@@ -76,16 +78,33 @@ def refuse_what_is_marked(request: RunRequest) -> None:
     if request.options.checking or not any(holder.targets for _, holder in folder.named()):
         return
     from opsbook.cli.plan import plan_of  # noqa: PLC0415  few runs find anything marked
-    from opsbook.ssh.route import Atlas  # noqa: PLC0415
 
-    plan = plan_of(request)
-    perhaps = {cell.id for cell in request.runbook.code_cells if "on-failure" in cell.tags}
-    named = {name for cell in plan.cells if cell.changes and cell.id not in perhaps for name in cell.targets}
-    atlas, targets = Atlas(request.options), request.inventory.targets if request.inventory is not None else ()
-    addresses = {target.name: _address(atlas, target) for target in targets if target.name in named}
+    addresses = addresses_to_change(request, plan_of(request))
     before = request.resumed.folder.run_id if request.resumed is not None else None
     mine = ancestors(request.archive, before) | frozenset(filter(None, (request.locking.acknowledge,)))
     refuse_marked(folder, addresses, Marks(mine))
+
+
+def locks_in_the_way(request: RunRequest, plan: Plan) -> tuple[Standing, ...]:
+    """Return the locks of what a run would change, and of `--lock`, where another run has to do with them.
+
+    Targets that its Python cells would choose are not known: the locks of all that it may choose count then.
+    """
+    names = request.selected if plan.reached is None else None
+    places = {*addresses_to_change(request, plan, names).values(), request.locking.name}
+    found = standing(lock_folder(request.locking.path))
+    return tuple(one for one in found if one.place in places and one.run_id != request.locking.acknowledge)
+
+
+def addresses_to_change(request: RunRequest, plan: Plan, names: Collection[str] | None = None) -> dict[str, str]:
+    """Return the addresses of some targets, or of those that a plan says would be changed, by name."""
+    from opsbook.ssh.route import Atlas  # noqa: PLC0415
+
+    perhaps = {cell.id for cell in request.runbook.code_cells if "on-failure" in cell.tags}
+    changed = {name for cell in plan.cells if cell.changes and cell.id not in perhaps for name in cell.targets}
+    atlas, targets = Atlas(request.options), request.inventory.targets if request.inventory is not None else ()
+    wanted = changed if names is None else frozenset(names)
+    return {target.name: _address(atlas, target) for target in targets if target.name in wanted}
 
 
 def _address(atlas: Atlas, target: Target) -> str:

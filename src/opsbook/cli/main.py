@@ -30,6 +30,8 @@ _GARBAGE = 20_000
 
 COMMANDS = {
     "run": "Run a runbook.",
+    "plan": "Show what a run would do, and run nothing.",
+    "check": "Look through runbooks for what would stop a run.",
     "resume": "Go on with a run that stopped.",
     "exec": "Run one command on some targets.",
     "show": "Show a run, or what a runbook takes and does.",

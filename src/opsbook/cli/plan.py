@@ -1,17 +1,37 @@
-"""What a run would do, shown without doing it: what `run --list-targets` prints."""
+"""`opsbook plan`: what a run would do, shown without doing it. It takes what `opsbook run` takes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import click
 import msgspec
 from msgspec.structs import replace
 
+from opsbook.cli.locking import locks_in_the_way, refuse_what_is_marked
+from opsbook.cli.run_flags import asked_for, run_flags
 from opsbook.cli.screen import result_console, write_document
-from opsbook.errors import ExitCode
+from opsbook.errors import ExitCode, RefusedError
+from opsbook.execution.preflight import check_notes, open_gates, planned_secrets
 from opsbook.execution.request import RunRequest
 from opsbook.fleet.plan import plan_targets
 from opsbook.model.plan import Plan
 from opsbook.report.notes import print_notes
 from opsbook.report.plan import print_plan
+
+
+@click.command("plan")
+@click.argument("runbook", type=click.Path(path_type=Path))
+@run_flags
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON document.")
+def command(runbook: Path, *, as_json: bool, **flags: Any) -> int:
+    """Show what `opsbook run` with the same words would do. It connects to nothing and runs nothing.
+
+    Exit codes: 0 it could start, 2 a cell would fail for its line or a secret is missing, 3 it would be refused: by a
+    note, or for targets that another run has left in the middle.
+    """
+    return show_plan(asked_for(runbook, **flags), as_json=as_json)
 
 
 def plan_of(request: RunRequest) -> Plan:
@@ -27,11 +47,29 @@ def plan_of(request: RunRequest) -> Plan:
 
 
 def show_plan(request: RunRequest, *, as_json: bool) -> int:
-    """Print which targets a run would reach; return 0, or 2 where a cell would fail for what its line says."""
-    plan = replace(plan_of(request), noted=request.noted.found)
+    """Print what a run would do, and return the exit code of `opsbook plan`."""
+    plan = plan_of(request)
+    plan = replace(
+        plan,
+        noted=request.noted.found,
+        refused=_refusal(request),
+        gates=open_gates(request),
+        locks=locks_in_the_way(request, plan),
+        secrets=tuple(planned_secrets(request)),
+    )
     if as_json:
         write_document(msgspec.json.encode(plan) + b"\n")
     else:
         print_notes(plan.noted, result_console())
         print_plan(plan, result_console())
-    return ExitCode.USAGE if any(cell.problem for cell in plan.cells) else ExitCode.SUCCEEDED
+    return ExitCode.USAGE if plan.problems else ExitCode.REFUSED if plan.refused else ExitCode.SUCCEEDED
+
+
+def _refusal(request: RunRequest) -> str:
+    """Say why a run would be refused; nothing when it would start."""
+    try:
+        check_notes(request)
+        refuse_what_is_marked(request)
+    except RefusedError as error:
+        return str(error)
+    return ""

@@ -93,7 +93,7 @@ def request_for(
     ack_notes: tuple[str, ...] = (),
     **flags: Any,
 ) -> RunRequest:
-    """Decide everything that can be decided before a run starts; `flags` are those of `_run_options` and time limits.
+    """Decide everything that can be decided before a run starts; `flags` are those of `run_options` and time limits.
 
     Raises:
         UsageError: anything about it is wrong; nothing was started.
@@ -113,7 +113,7 @@ def request_for(
         selected=selected_names(inventory, pattern, failed=failed),
         parent=parent,
         locking=locking_for(settings, root, checking=check, **{name: flags.pop(name, None) for name in LOCKS}),
-        options=_run_options(runbook, settings, terminal=terminal, check=check, **flags),
+        options=run_options(runbook, settings, terminal=terminal, check=check, **flags),
         archive=root,
         claim=run_id,
         noted=noted_for(settings, runbook, ack_notes),
@@ -139,7 +139,7 @@ def as_always(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _run_options(
+def run_options(
     runbook: Runbook,
     settings: Settings,
     *,

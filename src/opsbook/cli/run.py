@@ -10,44 +10,19 @@ from typing import Any
 
 import click
 
-from opsbook.cli.locking import locking_flags, refuse_what_is_marked
-from opsbook.cli.noted import ack_flag
-from opsbook.cli.part import chosen_part
-from opsbook.cli.prepare import file_parameters, given_parameters, request_for
-from opsbook.cli.screen import is_terminal, message_console, result_console, write_document
+from opsbook.cli.locking import refuse_what_is_marked
+from opsbook.cli.run_flags import asked_for, run_flags
+from opsbook.cli.screen import message_console, result_console, write_document
 from opsbook.cli.view import DRY_NOTICE, UNCHECKED_WARNING, Questions, ask_hidden, choose_view
 from opsbook.execution.identity import earlier_result
 from opsbook.execution.request import FinishedRun, RunRequest
 from opsbook.execution.runner import run as execute
-from opsbook.runbook.notebook import read_runbook
 
 
 @click.command("run")
 @click.argument("runbook", type=click.Path(path_type=Path))
-@click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Give a parameter.")
-@click.option("-f", "--params-file", "files", multiple=True, type=click.Path(path_type=Path), help="YAML or JSON file.")
-@click.option("-t", "--targets", "pattern", metavar="PATTERN", help="Limit the run to these targets.")
-@click.option(
-    "-i", "--inventory", "inventory_files", multiple=True, type=click.Path(path_type=Path), help="Ansible format."
-)
-@click.option("--archive", type=click.Path(path_type=Path), help="Where runs are kept.")
-@click.option("--max-fail", metavar="N|N%", help="How many targets may fail before a change stops.")
-@click.option("--parallel", type=click.IntRange(min=1), help="How many targets work at once.")
-@click.option("--host-keys", type=click.Choice(["strict", "accept-new", "off"]), help="What to do with a new host key.")
-@click.option("--failed-from", metavar="RUN", help="Only the targets that failed in that run.")
-@click.option("--list-targets", is_flag=True, help="Show which targets, in which waves, and run nothing.")
-@click.option("--check", is_flag=True, help="Dry run: send read-only commands alone. Local Python runs.")
-@click.option("--timeout", "run_timeout", metavar="TIME", help="For the whole run, such as 2h.")
-@click.option("--cell-timeout", metavar="TIME", help="For each cell whose own tag does not say.")
-@click.option("--always-timeout", metavar="TIME", help="For each clean-up cell after a failure or a stop (60s).")
-@click.option("--section", multiple=True, metavar="HEADING", help="Only the cells under this heading.")
-@click.option("--only-tags", multiple=True, metavar="TAG,...", help="Only the cells with one of these tags.")
-@click.option("--skip-tags", multiple=True, metavar="TAG,...", help="Leave out the cells with one of these tags.")
-@locking_flags
-@ack_flag
-@click.option("--run-id", metavar="ID", help="Run at most once under this id; again, it prints the first result.")
-@click.option("--yes", is_flag=True, help="Confirm every gate beforehand.")
-@click.option("--reason", default="", help="Why; kept in the record.")
+@run_flags
+@click.option("--list-targets", is_flag=True, help="The same as `opsbook plan`: run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document.")
 @click.option("--quiet", is_flag=True, help="Print nothing when it succeeds.")
 def command(runbook: Path, *, list_targets: bool, as_json: bool, quiet: bool, **flags: Any) -> int:
@@ -57,11 +32,7 @@ def command(runbook: Path, *, list_targets: bool, as_json: bool, quiet: bool, **
     targets, 5 the archive could not be written, 6 unknown, 70 internal error, 75 busy, 124 timed out, 128+N stopped by
     signal N.
     """
-    read = read_runbook(runbook)
-    values, texts = file_parameters(flags.pop("files")), given_parameters(flags.pop("params"))
-    part = chosen_part(**{name: flags.pop(name) for name in ("section", "only_tags", "skip_tags")})
-    watched = is_terminal(sys.stderr) and is_terminal(sys.stdin)
-    request = request_for(read, values=values, texts=texts, terminal=watched, selection=part, **flags)
+    request = asked_for(runbook, **flags)
     if list_targets:
         from opsbook.cli.plan import show_plan  # noqa: PLC0415  no run needs it
 

@@ -6,16 +6,18 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from opsbook.errors import RefusedError, SecretError
 from opsbook.execution.kernel import kernel_command
 from opsbook.execution.request import RunRequest
+from opsbook.model.plan import PlannedSecret
 from opsbook.model.protocol import Prompter
-from opsbook.redaction import INLINE, PROMPT
+from opsbook.redaction import INLINE, PROMPT, shown_reference
 from opsbook.runbook.param_magic import KERNEL as SSH_KERNEL
 from opsbook.runbook.param_magic import param_line
 from opsbook.runbook.parameters import prompts_in
-from opsbook.secrets.resolve import Resolver, is_exposed
+from opsbook.secrets.resolve import Resolver, is_exposed, resolve
 
 _COSTLY = ("cmd:", "vault:")
 """References that cost a process or a question to a server."""
@@ -43,7 +45,7 @@ def check_request(request: RunRequest, prompter: Prompter | None, resolver: Reso
         RunbookError: there is no such kernel.
         ParameterError: the kernel takes no such value.
     """
-    _check_notes(request)
+    check_notes(request)
     _check_gates(request, prompter)
     kernel_command(request.runbook.kernel)
     _check_values(request)
@@ -57,8 +59,12 @@ def check_request(request: RunRequest, prompter: Prompter | None, resolver: Reso
     return Checked(values=tuple(filter(None, values)), exposed=tuple(exposed))
 
 
-def _check_notes(request: RunRequest) -> None:
-    """Refuse before anything starts what a note blocks that nobody has acknowledged."""
+def check_notes(request: RunRequest) -> None:
+    """Refuse before anything starts what a note blocks that nobody has acknowledged.
+
+    Raises:
+        RefusedError: one does.
+    """
     blocking = request.noted.blocking
     if blocking:
         flags = " ".join(f"--ack-note {note.id}" for note in blocking)
@@ -67,13 +73,20 @@ def _check_notes(request: RunRequest) -> None:
 
 def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
     """Refuse before anything starts when a gate could not be answered (SEMANTICS 25)."""
-    granted = request.resumed.replay.granted if request.resumed is not None else frozenset()
-    gates = [cell.label for cell in request.runbook.code_cells if cell.asks and cell.id not in granted]
-    if gates and prompter is None and not (request.yes or request.options.checking):
+    gates = open_gates(request)
+    if gates and prompter is None:
         raise RefusedError(
             f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
             "give --yes to confirm it beforehand",
         )
+
+
+def open_gates(request: RunRequest) -> tuple[str, ...]:
+    """Return the labels of the cells that somebody still has to confirm."""
+    if request.yes or request.options.checking:
+        return ()
+    granted = request.resumed.replay.granted if request.resumed is not None else frozenset()
+    return tuple(cell.label for cell in request.runbook.code_cells if cell.asks and cell.id not in granted)
 
 
 def _check_values(request: RunRequest) -> None:
@@ -119,6 +132,24 @@ def _passwords(request: RunRequest) -> Iterator[_Needed]:
                 seen.add(reference)
                 what = f"a password of {target.name} in the inventory"
                 yield _Needed(reference=reference, what=what, lazily=True)
+
+
+def planned_secrets(request: RunRequest) -> Iterator[PlannedSecret]:
+    """Say of each secret whether it can be had, at no cost; of the passwords of targets only which cannot."""
+    for needed in _secrets(request):
+        yield _planned(needed)
+    yield from (planned for planned in map(_planned, _passwords(request)) if planned.problem)
+
+
+def _planned(needed: _Needed) -> PlannedSecret:
+    planned = PlannedSecret(what=needed.what, reference=shown_reference(needed.reference))
+    if needed.reference.startswith((*_COSTLY, PROMPT)):
+        return replace(planned, later=True)
+    try:
+        resolve(needed.reference)
+    except SecretError as error:
+        return replace(planned, problem=f"{needed.what}: {error}")
+    return planned
 
 
 def _values_before(request: RunRequest, resolver: Resolver, *, known: Collection[str]) -> Iterator[str]:

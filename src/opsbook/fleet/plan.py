@@ -68,7 +68,7 @@ def check_lines(runbook: Runbook, binding: Binding) -> None:
             wrong.append((cell, error))
     if wrong:
         cell, first = wrong[0]
-        more = f"; {len(wrong) - 1} more like it: --list-targets shows them" if len(wrong) > 1 else ""
+        more = f"; {len(wrong) - 1} more like it: opsbook plan shows them" if len(wrong) > 1 else ""
         raise UsageError(f'"{cell.label}": {first}{more}', first.hint) from first
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from opsbook.model.lock import Standing
 from opsbook.model.note import Note
 
 
@@ -28,6 +29,18 @@ class PlannedCell(Struct, frozen=True, kw_only=True):
     """Why the cell would fail; empty when it would not for its line."""
 
 
+class PlannedSecret(Struct, frozen=True, kw_only=True):
+    """What a run would be given that nobody may see."""
+
+    what: str
+    reference: str
+    """As anybody may see it."""
+    later: bool = False
+    """Whether only a run asks for it: it costs a process, a question to a server or one to a person."""
+    problem: str = ""
+    """Why it cannot be had."""
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """What one run would be."""
 
@@ -39,3 +52,26 @@ class Plan(Struct, frozen=True, kw_only=True):
     """The labels of the cells that choose their targets in Python, which only running them tells."""
     noted: tuple[Note, ...] = ()
     """What people have written about its cells."""
+    refused: str = ""
+    """Why it would be refused, by a note or for what another run left in the middle; empty when it would start."""
+    gates: tuple[str, ...] = ()
+    """The labels of the cells that have to be confirmed, and are not yet."""
+    locks: tuple[Standing, ...] = ()
+    """Who holds the targets now, or left them in the middle."""
+    secrets: tuple[PlannedSecret, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Say what would keep it from running as it is."""
+        return (
+            *filter(None, (cell.problem for cell in self.cells)),
+            *filter(None, (one.problem for one in self.secrets)),
+        )
+
+    @property
+    def reached(self) -> tuple[str, ...] | None:
+        """The targets its cells ask for, in the inventory's order; None where only running it tells."""
+        if self.python or any(cell.open for cell in self.cells):
+            return None
+        named = {name for cell in self.cells for name in cell.targets}
+        return tuple(name for name in self.selected if name in named)

@@ -1,14 +1,16 @@
-"""A plan as a screen: which cells would reach which targets, in which waves, and what only running them would tell."""
+"""A plan as a screen: which cells would reach which targets, what only running them tells, what else a run needs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from opsbook.model.lock import LockState, Standing
 from opsbook.model.outcome import name_ranges
-from opsbook.model.plan import Plan, PlannedCell
+from opsbook.model.plan import Plan, PlannedCell, PlannedSecret
 from opsbook.model.visible import one_line
 from opsbook.report.layout import labelled, show, width_of, wrap
 
@@ -20,17 +22,57 @@ _GAP = 2
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """Print what would run where. Nothing was run for it."""
+    """Print what would run where, and what stands in its way. Nothing was run for it."""
     width = width_of(console)
-    named = f" of {one_line(plan.pattern)}" if plan.pattern else ""
-    head = f"would run {one_line(plan.runbook)} on {_count(len(plan.selected))}{named}"
+    head = f"would run {one_line(plan.runbook)}{_reach(plan)}"
     lines = [Text(line, "bold") for line in wrap(head, width)]
     for cell in plan.cells:
         lines += [Text(), *_cell_lines(cell, width=width)]
     if plan.python:
         said = "chosen in Python, known when it runs: " + ", ".join(f'"{one_line(label)}"' for label in plan.python)
         lines += [Text(), *(Text(f"  {line}") for line in wrap(said, width - _GAP))]
+    around = _around(plan, width=width)
+    lines += [Text(), *around] if around else []
+    if plan.refused:
+        lines += [Text(), *(Text(line, "bold red") for line in wrap(f"refused: {one_line(plan.refused)}", width))]
     show(console, [*lines, Text(), Text("nothing was run")])
+
+
+def _reach(plan: Plan) -> str:
+    """Say on how many targets: those its cells name, or where only running it tells, all that it could choose."""
+    reached, given = plan.reached, _count(len(plan.selected))
+    named = f" of {one_line(plan.pattern)}" if plan.pattern else ""
+    if reached is None:
+        return f" on at most {given}{named}"
+    if not plan.cells:
+        return ""
+    return f" on {given}{named}" if reached == plan.selected else f" on {len(reached)} of {given}{named}"
+
+
+def _around(plan: Plan, *, width: int) -> list[Text]:
+    """Say what else a run would need: a confirmation, the targets' locks, secrets."""
+    gates = [f'"{one_line(label)}" asks for confirmation (--yes confirms it beforehand)' for label in plan.gates]
+    lines = _field("gates", gates, width=width)
+    if plan.cells or plan.python:
+        lines += _field("locks", list(_locks(plan.locks)) or ["free"], width=width)
+    return [*lines, *_field("secrets", [_secret(one) for one in plan.secrets], width=width)]
+
+
+def _locks(standings: Sequence[Standing]) -> Iterator[str]:
+    """Say of each run what it holds, or has left in the middle."""
+    for (state, run_id), locks in groupby(standings, key=lambda one: (one.state, one.run_id)):
+        held = list(locks)
+        names = name_ranges(one_line(name) for one in held for name in one.targets)
+        named = (f"--lock {one_line(one.place)}" for one in held if not one.targets)
+        verb = "held by" if state is LockState.HELD else "left in the middle by"
+        who = f"{one_line(held[0].user)}@{one_line(held[0].host)}"
+        yield f"{', '.join(filter(None, (names, *named)))} {verb} {one_line(run_id)} ({who})"
+
+
+def _secret(one: PlannedSecret) -> str:
+    if one.problem:
+        return f"missing: {one_line(one.problem)}"
+    return f"{one_line(one.what)} from {one_line(one.reference)} ({'asked for when it runs' if one.later else 'set'})"
 
 
 def _cell_lines(cell: PlannedCell, *, width: int) -> list[Text]:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from opsbook.errors import ParameterError
 from opsbook.model.parameter import Binding, ParameterSpec
@@ -189,10 +190,21 @@ def bind(
         flags = " ".join(f"-p {name}=…" for name in missing)
         plural = "s" if len(missing) > 1 else ""
         raise ParameterError(f"missing parameter{plural} {names}", f"{usage(known.values(), runbook)}; give {flags}")
-    defaults = {name: _default(spec) for name, spec in known.items()}
-    bound = {name: value for name, value in defaults.items() if value is not UNSET} | given
-    secrets = tuple(spec.name for spec in known.values() if spec.is_secret)
-    return Binding(given=given, values={name: bound[name] for name in known if name in bound}, secrets=secrets)
+    default = bind_defaults(known.values())
+    bound = default.values | given
+    return replace(default, given=given, values={name: bound[name] for name in known if name in bound})
+
+
+def bind_defaults(specs: Iterable[ParameterSpec]) -> Binding:
+    """Return the values parameters have when nobody gives any; those that are required, or computed, have none.
+
+    Raises:
+        ParameterError: a default does not fit its type.
+    """
+    known = tuple(specs)
+    defaults = {spec.name: _default(spec) for spec in known}
+    values = {name: value for name, value in defaults.items() if value is not UNSET}
+    return Binding(values=values, secrets=tuple(spec.name for spec in known if spec.is_secret))
 
 
 def _default(spec: ParameterSpec) -> JsonValue:
