@@ -25,7 +25,9 @@ BOOK = (
     code("%%on {chosen} --waves {waves}\ntrue"),
     code("%%on web\ntrue", "skip"),
     prose("## Reboot"),
-    code("for wave in targets(stack).waves(): wave.reboot()"),
+    code("for wave in targets(f'{stack}:&edge').waves(): wave.reboot()"),
+    prose("## Tell"),
+    code("targets(chosen).run('true')"),
 )
 
 
@@ -51,7 +53,11 @@ would run book on at most 7 targets of all:!web8
   Later · %%on {chosen} --waves {waves}
       not known   chosen: no parameter with a value, so a cell sets it
 
-  chosen in Python, known when it runs: "Reboot"
+  Reboot · targets: web:&edge
+      Python      2 targets; what it sends them is known when it runs
+      targets     web1, web2
+
+  chosen in Python, known when it runs: "Tell"
 
       locks       free
       secrets     parameter 'token' from env:HOME (set)
@@ -67,12 +73,13 @@ def test_the_list_is_one_json_document_too(desk):
     desk.notebook(*BOOK)
     ran = desk.opsbook("plan", "book.ipynb", "-p", "stack=edge", "--json", "--max-fail", "50%")
     assert ran.code == 0
-    first, second, later = ran.json["cells"]
-    assert (ran.json["runbook"], ran.json["pattern"], ran.json["python"]) == ("book", None, ["Reboot"])
+    first, second, later, python = ran.json["cells"]
+    assert (ran.json["runbook"], ran.json["pattern"], ran.json["python"]) == ("book", None, ["Tell"])
     assert ran.json["selected"] == list(NAMES)
     assert (first["targets"], first["waves"], first["changes"], first["limit"]) == (["web1", "web2"], [], False, 1)
     assert (second["waves"], second["changes"], second["limit"]) == ([["web1"], ["web2"]], True, 0)
     assert later["targets"] == []
+    assert (python["python"], python["targets"]) == (True, ["web1", "web2"])
     assert later["open"].startswith("chosen: ")
 
 

@@ -19,6 +19,12 @@ def book(desk: Desk, *cells: dict, declared: str = "") -> None:
         ([code("%%on web1,web2\ntrue"), code("%%on web2,web4 --read-only\ntrue")], "3 of 4 targets"),
         ([code("%%on\ntrue")], "4 targets"),
         ([code("%%on web1\ntrue"), code("targets(name).run('true')")], "at most 4 targets"),
+        ([code("targets('web1')"), code("opsbook.targets('web1:web2')")], "2 of 4 targets"),
+        ([code("a, b = 'web1', 'web2'"), code("targets(f'{a}')")], "at most 4 targets"),
+        ([code("targets('web1')"), code("targets()")], "4 targets"),
+        ([code("targets('nobody') if False else targets('web1')")], "at most 4 targets"),
+        ([code("targets('web1', *more)")], "at most 4 targets"),
+        ([code("%time targets('web1')")], "at most 4 targets"),
         ([code("%%on {name}\ntrue")], "at most 4 targets"),
     ],
 )

@@ -79,7 +79,9 @@ def refuse_what_is_marked(request: RunRequest) -> None:
         return
     from opsbook.cli.plan import plan_of  # noqa: PLC0415  few runs find anything marked
 
-    addresses = addresses_to_change(request, plan_of(request))
+    perhaps = {cell.id for cell in request.runbook.code_cells if "on-failure" in cell.tags}
+    certain = [cell for cell in plan_of(request).cells if cell.changes and not cell.python and cell.id not in perhaps]
+    addresses = _addresses(request, {name for cell in certain for name in cell.targets})
     before = request.resumed.folder.run_id if request.resumed is not None else None
     mine = ancestors(request.archive, before) | frozenset(filter(None, (request.locking.acknowledge,)))
     refuse_marked(folder, addresses, Marks(mine))
@@ -90,21 +92,19 @@ def locks_in_the_way(request: RunRequest, plan: Plan) -> tuple[Standing, ...]:
 
     Targets that its Python cells would choose are not known: the locks of all that it may choose count then.
     """
-    names = request.selected if plan.reached is None else None
-    places = {*addresses_to_change(request, plan, names).values(), request.locking.name}
+    perhaps = {name for cell in plan.cells if cell.changes or cell.python for name in cell.targets}
+    names = perhaps if plan.reached is not None else set(request.selected)
+    places = {*_addresses(request, names).values(), request.locking.name}
     found = standing(lock_folder(request.locking.path))
     return tuple(one for one in found if one.place in places and one.run_id != request.locking.acknowledge)
 
 
-def addresses_to_change(request: RunRequest, plan: Plan, names: Collection[str] | None = None) -> dict[str, str]:
-    """Return the addresses of some targets, or of those that a plan says would be changed, by name."""
+def _addresses(request: RunRequest, names: Collection[str]) -> dict[str, str]:
+    """Return the addresses of some targets by name."""
     from opsbook.ssh.route import Atlas  # noqa: PLC0415
 
-    perhaps = {cell.id for cell in request.runbook.code_cells if "on-failure" in cell.tags}
-    changed = {name for cell in plan.cells if cell.changes and cell.id not in perhaps for name in cell.targets}
     atlas, targets = Atlas(request.options), request.inventory.targets if request.inventory is not None else ()
-    wanted = changed if names is None else frozenset(names)
-    return {target.name: _address(atlas, target) for target in targets if target.name in wanted}
+    return {target.name: _address(atlas, target) for target in targets if target.name in names}
 
 
 def _address(atlas: Atlas, target: Target) -> str:

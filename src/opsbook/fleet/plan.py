@@ -1,7 +1,8 @@
-"""Which targets a runbook's `%%on` cells would reach, in which waves, before anything runs.
+"""Which targets a runbook's cells would reach, and those of `%%on` in which waves, before anything runs.
 
-Each line is read by the parser that reads it in the notebook, and selects in the same fleet. What Python cells choose
-is not guessed at: they are named, and a variable that one of them may set is not known. Connects to nothing.
+Each line is read by the parser that reads it in the notebook, and selects in the same fleet. Of Python, `targets(...)`
+is read where its pattern is a text, or made of parameters; else nothing is guessed at: such a cell is named, and a
+variable that a cell may set is not known. Connects to nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from opsbook.model.parameter import Binding
 from opsbook.model.plan import Plan, PlannedCell
 from opsbook.model.target import Inventory
 from opsbook.redaction import Secret
-from opsbook.runbook.notebook import Cell, Runbook
+from opsbook.runbook.notebook import Cell, Runbook, is_targets
 from opsbook.runbook.tags import RAISES_TAG
 from opsbook.secrets.resolve import resolve
 
@@ -39,14 +40,18 @@ def plan_targets(
     """Return what a run with these parameters would ask of which targets."""
     session = Session(inventory=inventory, selected=selected, options=options, channel=None)
     known = _known(runbook, binding)
-    cells = [cell for cell in runbook.code_cells if not cell.is_skipped]
-    return Plan(
-        runbook=runbook.name,
-        pattern=pattern,
-        selected=selected,
-        cells=tuple(_planned(cell, session, known) for cell in cells if cell.fans_out),
-        python=tuple(dict.fromkeys(cell.label for cell in cells if cell.asks_for_targets)),
-    )
+    planned, unread = list[PlannedCell](), list[str]()
+    for cell in runbook.code_cells:
+        if cell.fans_out and not cell.is_skipped:
+            planned.append(_planned(cell, session, known))
+        elif cell.asks_for_targets and not cell.is_skipped:
+            patterns = _patterns(cell, known)
+            if patterns is None:
+                unread.append(cell.label)
+            else:
+                planned.append(_asked(cell, session, patterns))
+    cells, python = tuple(planned), tuple(dict.fromkeys(unread))
+    return Plan(runbook=runbook.name, pattern=pattern, selected=selected, cells=cells, python=python)
 
 
 def check_lines(runbook: Runbook, binding: Binding) -> None:
@@ -122,3 +127,40 @@ def _planned(cell: Cell, session: Session, known: Mapping[str, object]) -> Plann
     except OpsbookError as error:
         return replace(cell_alone, problem=str(error))
     return replace(cell_alone, targets=fleet.names, waves=waves, limit=limit.most)
+
+
+def _asked(cell: Cell, session: Session, patterns: Iterable[str]) -> PlannedCell:
+    """Plan one cell of Python that asks for these patterns; one that names nothing may never be asked for."""
+    line = ", ".join(dict.fromkeys(patterns))
+    alone = PlannedCell(id=cell.id, index=cell.index, label=cell.label, line=line, python=True, changes=cell.changes)
+    try:
+        names = {target.name: None for pattern in patterns for target in session.select(pattern)}
+    except OpsbookError as error:
+        return replace(alone, open=str(error))
+    return replace(alone, targets=tuple(names))
+
+
+def _patterns(cell: Cell, known: Mapping[str, object]) -> list[str] | None:
+    """Return what a cell of Python calls `targets` with; None when that is not to be read from its text."""
+    try:
+        nodes = [node for node in ast.walk(ast.parse(cell.code)) if isinstance(node, ast.Call) and is_targets(node)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    texts = [_text(node.args[0], known) if node.args else "all" for node in nodes]
+    plain = all(len(node.args) <= 1 and not node.keywords for node in nodes)
+    return [text for text in texts if text is not None] if plain and None not in texts else None
+
+
+def _text(node: ast.expr, known: Mapping[str, object]) -> str | None:
+    """Return the text an expression is, when it is a text, a parameter, or an f-string of both."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.Name(id=name) if isinstance(known.get(name), str):
+            return str(known[name])
+        case ast.JoinedStr(values=values):
+            parts = [_text(value, known) for value in values]
+            return None if None in parts else "".join(map(str, parts))
+        case ast.FormattedValue(value=value, conversion=-1, format_spec=None):
+            return _text(value, known)
+    return None

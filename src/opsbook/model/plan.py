@@ -9,14 +9,16 @@ from opsbook.model.note import Note
 
 
 class PlannedCell(Struct, frozen=True, kw_only=True):
-    """One `%%on` cell, as far as its line tells before anything runs."""
+    """One cell that asks for targets, as far as its text tells before anything runs."""
 
     id: str
     index: int
     """Position in the runbook, from 0, counting every cell of the file."""
     label: str
     line: str
-    """What stands behind `%%on`."""
+    """What stands behind `%%on`; of Python the patterns it asks for."""
+    python: bool = False
+    """Whether Python asks for them: what it sends them, and whether it comes to that, only running it tells."""
     changes: bool = True
     targets: tuple[str, ...] = ()
     waves: tuple[tuple[str, ...], ...] = ()
@@ -49,7 +51,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     selected: tuple[str, ...] = ()
     cells: tuple[PlannedCell, ...] = ()
     python: tuple[str, ...] = ()
-    """The labels of the cells that choose their targets in Python, which only running them tells."""
+    """The labels of the cells that choose targets in a way that only running them tells."""
     noted: tuple[Note, ...] = ()
     """What people have written about its cells."""
     refused: str = ""

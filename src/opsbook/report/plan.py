@@ -76,24 +76,32 @@ def _secret(one: PlannedSecret) -> str:
 
 
 def _cell_lines(cell: PlannedCell, *, width: int) -> list[Text]:
-    head = f"{one_line(cell.label)} · %%on {one_line(cell.line)}"
+    called = f"targets: {one_line(cell.line)}" if cell.python else f"%%on {one_line(cell.line)}"
+    head = f"{one_line(cell.label)} · {called}"
     lines = [Text(f"  {line}") for line in wrap(head, width - _GAP)]
     if cell.problem or cell.open:
         label, why = ("would fail", cell.problem) if cell.problem else ("not known", cell.open)
         return [*lines, *_field(label, [one_line(why)], width=width)]
     if not cell.targets:
         return [*lines, *_field("skipped", ["no target of this run is asked for here"], width=width)]
-    kind = "changes" if cell.changes else "read-only"
-    many = f"stops when more than {cell.limit} {'has' if cell.limit == 1 else 'have'} failed"
-    stops = many if cell.limit else "stops at the first failure"
-    sizes = ", ".join(str(len(wave)) for wave in cell.waves)
-    waves = f"{len(cell.waves)} wave{'' if len(cell.waves) == 1 else 's'} ({sizes})" if cell.waves else ""
-    lines += _field(kind, [", ".join(filter(None, [_count(len(cell.targets)), waves, stops]))], width=width)
+    kind = "Python" if cell.python else "changes" if cell.changes else "read-only"
+    lines += _field(kind, [_rules(cell)], width=width)
     if not cell.waves:
         return [*lines, *_field("targets", [name_ranges(map(one_line, cell.targets))], width=width)]
     for number, wave in enumerate(cell.waves, start=1):
         lines += _field(f"wave {number}", [name_ranges(map(one_line, wave))], width=width)
     return lines
+
+
+def _rules(cell: PlannedCell) -> str:
+    """Say how many targets a cell reaches, in how many waves, and when it stops."""
+    many = _count(len(cell.targets))
+    if cell.python:
+        return f"{many}; what it sends them is known when it runs"
+    most = f"stops when more than {cell.limit} {'has' if cell.limit == 1 else 'have'} failed"
+    sizes = ", ".join(str(len(wave)) for wave in cell.waves)
+    waves = f"{len(cell.waves)} wave{'' if len(cell.waves) == 1 else 's'} ({sizes})" if cell.waves else ""
+    return ", ".join(filter(None, [many, waves, most if cell.limit else "stops at the first failure"]))
 
 
 def _field(label: str, texts: Sequence[str], *, width: int) -> list[Text]:

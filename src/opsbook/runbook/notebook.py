@@ -299,9 +299,10 @@ def _calls_targets(source: str) -> bool:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return bool(re.search(r"\btargets\s*\(", source))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name == "targets":
-                return True
-    return False
+    return any(isinstance(node, ast.Call) and is_targets(node) for node in ast.walk(tree))
+
+
+def is_targets(call: ast.Call) -> bool:
+    """Whether a call is one of `targets`."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return name == "targets"
