@@ -78,7 +78,7 @@ def said(process: subprocess.Popen[str], line: str = "") -> str:
 
 def end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    process.communicate()
+    process.communicate(timeout=10)
 
 
 EVENTS: tuple[e.Event, ...] = (

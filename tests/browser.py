@@ -55,7 +55,7 @@ def listening() -> Iterator[Listener]:
             yield Listener(port=server.server_port, asked=asked)
         finally:
             server.shutdown()
-            thread.join()
+            thread.join(10)
 
 
 def opened(page: bytes, folder: Path) -> str:

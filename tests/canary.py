@@ -27,6 +27,8 @@ LEAKED = "canary-leaked"
 MOST = 4 * 1024 * 1024
 """Bytes looked at, at both ends of a file."""
 TABLE = "\n[env.secrets]\n"
+HANDED_ON = f"\n{VARIABLE} ="
+"""What stands in settings that hand it to notebooks."""
 
 
 def encodings(value: str) -> tuple[bytes, ...]:
@@ -50,7 +52,7 @@ def lies_in(data: bytes) -> bool:
 
 def settings(text: str, folder: Path) -> str:
     """Return an `opsbook.toml` that hands the canary to notebooks too."""
-    if f"\n{VARIABLE} =" in text:
+    if HANDED_ON in f"\n{text}":
         return text
     line = f"{VARIABLE} = {json.dumps(f'file:{folder / FILE}')}\n"
     before, table, after = f"\n{text}".partition(TABLE)
@@ -75,7 +77,7 @@ def plant(folder: Path) -> None:
 def is_planted(folder: Path) -> bool:
     """Whether a command that is started in a folder finds settings that hand it on."""
     texts = (file.read_text() for place in (folder, *folder.parents) if (file := place / "opsbook.toml").exists())
-    return f"\n{VARIABLE} =" in next(texts, "")
+    return HANDED_ON in next(texts, "")
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import getpass
 import os
@@ -20,7 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can share `support`
 from canary import PLANTED, Watch
-from overhearing import Processes, overhear
+from overhearing import Processes, ears, overhear
 from support import Desk, processes_with
 
 gc.disable()  # until all tests are known: what is made till then stays, and need not be looked through again and again
@@ -28,6 +29,39 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     # whoever starts the tests in the background may have them ignored, and every command in them would inherit that
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+SCREEN = pytest.StashKey[int]()
+"""Where what a process says at its end is seen."""
+HANG_S = 180.0
+"""Seconds beyond its time-out a test may take, and the session's end: that alarm rings once, and a clean-up may wait
+again for what has not come."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        config.stash[SCREEN] = os.dup(2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    end_a_hang(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    end_a_hang(item)  # whoever tells of a failure calls it off
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    faulthandler.dump_traceback_later(HANG_S, exit=True, file=session.config.stash[SCREEN])
+
+
+def end_a_hang(item: pytest.Item) -> None:
+    """Have this process say where its threads are, and end, if it does nothing else in all this time."""
+    mark = item.get_closest_marker("timeout")
+    limit = mark.args[0] if mark else item.config.getoption("timeout") or item.config.getini("timeout")
+    faulthandler.dump_traceback_later(float(limit) + HANG_S, exit=True, file=item.config.stash[SCREEN])
 
 
 def pytest_collection_finish() -> None:
@@ -158,9 +192,6 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[os.stat_result]:
     return seen
 
 
-overhear()
-
-
 @pytest.fixture(scope="session")
 def watch() -> Iterator[Watch]:
     """Looks for the canary in the folders of each test that runs a notebook, and in all of them at the end."""
@@ -171,8 +202,11 @@ def watch() -> Iterator[Watch]:
 
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """Looks for the canary in the processes of the machine."""
-    made = Processes(tmp_path_factory.getbasetemp())
+    """Looks for the canary in the processes of the machine, and hears of those that the tests start."""
+    root = tmp_path_factory.getbasetemp()
+    listener = ears(root / "ears")
+    overhear(listener)
+    made = Processes(root, heard=Path(listener.file))
     made.start()
     yield made
     made.close()
@@ -184,6 +218,7 @@ def no_leak(watch: Watch, processes: Processes) -> Iterator[None]:
     """The secret every notebook has is in no file but its own, and in no process that was not to have it."""
     before, known = len(PLANTED), len(processes.leaks)
     yield
+    processes.take_in()
     assert watch.leaks(PLANTED[before:]) == []
     assert processes.leaks[known:] == []
 

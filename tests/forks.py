@@ -19,15 +19,22 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 LARGEST = 100_000
 """Bytes of a request: a socket takes no more for sure."""
+LONGEST_S = 600.0
+"""Seconds a command may take for which nobody says it."""
+WAIT_S = 30.0
+"""Seconds the process that forks may take for anything."""
+REST_S = 30.0
+"""Seconds a pipe may stay open behind a command that has ended, because of what it has left behind."""
 READ_AT_START = ("PYTHON", "LC_", "LANG")
 """How the names of variables begin that an interpreter reads when it starts, and not again."""
 IMPORTED = (
@@ -55,7 +62,11 @@ class Forks:
         """End the process; what it has forked goes on."""
         self._requests.close()
         os.close(self._nothing)
-        self._process.wait()
+        try:
+            self._process.wait(WAIT_S)
+        except subprocess.TimeoutExpired:  # a test's own child may still hold the socket open
+            self._process.kill()
+            self._process.wait(WAIT_S)
 
     @staticmethod
     def can(args: Sequence[str], env: Mapping[str, str]) -> bool:
@@ -99,6 +110,7 @@ class Forked:
     def __init__(self, args: Sequence[str], answers: socket.socket, pipes: Mapping[str, int]) -> None:
         opened = {name: os.fdopen(end, encoding="utf-8") for name, end in pipes.items()}
         self.stdout, self.stderr = opened.get("stdout"), opened.get("stderr")
+        answers.settimeout(WAIT_S)
         self.pid = int(answers.recv(20))
         self.returncode: int | None = None
         self._args, self._answers = list(args), answers
@@ -107,24 +119,29 @@ class Forked:
     def poll(self) -> int | None:
         return self._end(0)
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: float = LONGEST_S) -> int:
         """Wait for the end, and return the exit code.
 
         Raises:
             TimeoutExpired: it did not end in time.
         """
         if (code := self._end(timeout)) is None:
-            raise subprocess.TimeoutExpired(self._args, timeout or 0)
+            raise subprocess.TimeoutExpired(self._args, timeout)
         return code
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for the end, and return what it said on its pipes; as often as asked, also after TimeoutExpired."""
+    def communicate(self, timeout: float = LONGEST_S) -> tuple[str, str]:
+        """Wait for the end, and return what it said on its pipes; as often as asked, also after TimeoutExpired.
+
+        Raises:
+            TimeoutExpired: it did not end in time, or what it has started holds a pipe open long after it.
+        """
         if not self._said:
-            readers = ThreadPoolExecutor(2)
-            self._said = [readers.submit(stream.read) if stream else None for stream in (self.stdout, self.stderr)]
-            readers.shutdown(wait=False)
+            self._said = [_reading(stream) if stream else None for stream in (self.stdout, self.stderr)]
         self.wait(timeout)
-        out, err = (said.result() if said else "" for said in self._said)
+        try:
+            out, err = (said.result(REST_S) if said else "" for said in self._said)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(self._args, REST_S) from None
         for stream in filter(None, (self.stdout, self.stderr)):
             stream.close()
         return out, err
@@ -140,13 +157,27 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _end(self, timeout: float | None) -> int | None:
+    def _end(self, timeout: float) -> int | None:
         if self.returncode is None:
             self._answers.settimeout(timeout)
             with suppress(TimeoutError, BlockingIOError):
                 self.returncode = int(self._answers.recv(20))
                 self._answers.close()
         return self.returncode
+
+
+def _reading(stream: TextIO) -> Future[str]:
+    """Read a stream to its end, on a thread that no end of this process waits for."""
+    said: Future[str] = Future()
+
+    def read() -> None:
+        try:
+            said.set_result(stream.read())
+        except (OSError, ValueError) as error:
+            said.set_exception(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    return said
 
 
 def serve(requests: socket.socket) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import crash
 import nbformat
 from canary import plant
 from crash import How, Plan
+from forks import WAIT_S
 from support import JsonObject, Ran
 
 from opsbook.archive.catch_up import ask_archive
@@ -61,6 +62,10 @@ class Bench:
         with self._process as process:
             assert process.stdin is not None
             process.stdin.close()
+            try:
+                process.wait(WAIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextmanager

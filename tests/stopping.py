@@ -136,7 +136,7 @@ def at_a_terminal(desk: Desk) -> Iterator[Terminal]:
         yield terminal
     finally:
         terminal.process.kill()
-        terminal.process.wait()
+        terminal.process.wait(10)
         terminal.close()
 
 
@@ -149,4 +149,4 @@ def started(desk: Desk, *args: str) -> Iterator[Forked]:
     finally:
         if process.poll() is None:
             process.kill()
-            process.communicate()
+            process.communicate(10)

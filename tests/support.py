@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import canary
 import overhearing
-from forks import Forked, Forks
+from forks import REST_S, Forked, Forks
 
 JsonObject = dict[str, Any]
 NOTICE = """
@@ -280,6 +281,7 @@ def finish(process: subprocess.Popen[str] | Forked, *, seconds: float = 60) -> R
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        with suppress(subprocess.TimeoutExpired):  # what it has started may hold its pipes open
+            process.communicate(timeout=REST_S)
         raise
     return Ran(code=process.returncode, out=out or "", err=err or "")

@@ -1,4 +1,7 @@
-"""The canary is heard: each form of it is found in files, streams and processes, and a broken redactor noticed."""
+"""The canary is heard: each form of it is found in files, streams and processes, and a broken redactor noticed.
+
+That every process tells whom it hands it to, and what who follows a run is told, is looked at in test_canary_heard.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 from pathlib import Path
 
+import forks
 import pytest
+from forks import Forked
 from support import Desk, code, finish
 
 LOOKS = """
@@ -44,3 +48,17 @@ def test_a_forked_command_that_does_not_end_is_killed_and_said_to_be_too_slow(tm
         desk.opsbook("run", "book.ipynb", seconds=2)
     assert desk.opsbook("run", "nowhere.ipynb").code == 2
     assert [run["status"] for run in desk.opsbook("runs", "--json").json] in ([], ["interrupted"])
+
+
+def test_a_pipe_that_stays_open_behind_a_command_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "REST_S", 0.3)
+    reads, held = os.pipe()
+    answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        theirs.send(b"1")
+        ended = Forked(["--version"], answers, {"stdout": reads})
+        theirs.send(b"0")
+        with pytest.raises(subprocess.TimeoutExpired):
+            ended.communicate()
+        os.close(held)
+        assert ended.communicate() == ("", "")

@@ -139,6 +139,7 @@ shell.run_cell("!!echo shell words")
 
 def test_in_plain_ipython_the_mark_is_taken_off_once_opsbook_is_loaded(tmp_path):
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = subprocess.run([sys.executable, "-c", PLAIN], env=environ, capture_output=True, text=True, check=True)
+    line = [sys.executable, "-c", PLAIN]
+    done = subprocess.run(line, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
     assert "value 42 ['as ever']" in done.stdout
     assert "['shell words']" in done.stdout

@@ -92,7 +92,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vault]:
     finally:
         made.held.set()
         http.shutdown()
-        thread.join()
+        thread.join(10)
         http.server_close()
 
 

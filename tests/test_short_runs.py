@@ -87,7 +87,10 @@ def test_where_the_journal_cannot_be_written_no_cell_is_begun_and_nobody_tries_w
         assert len(tried) == 1
 
 
-def test_a_kernel_that_is_being_killed_is_alive_no_more(tmp_path: Path) -> None:
+def test_a_kernel_that_is_being_killed_is_alive_no_more(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk.folder)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         kernel = start_kernel("python3", channel=theirs, cwd=tmp_path, settings=EnvSettings())
