@@ -24,6 +24,7 @@ PACKAGE = TESTS.parent / "src" / "opsbook"
 
 FLOORS = {
     "errors": 0,
+    "masked_stream": 0,
     "redaction": 0,
     "secret_forms": 0,
     "secret_index": 0,

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from opsbook.redaction import MASK, SHORTEST, MaskedStream, Redactor
+from opsbook.masked_stream import MaskedStream
+from opsbook.redaction import MASK, SHORTEST, Redactor
 
 QUICK = settings(max_examples=80, deadline=None, database=None)
 LONG = settings(max_examples=5_000, deadline=None, database=None)

@@ -16,10 +16,11 @@ from opsbook.archive.layout import Claim, RunFolder, run_folder
 from opsbook.archive.links import inspect_lines
 from opsbook.execution.output_streams import OutputStreams
 from opsbook.execution.recorder import Recorder
+from opsbook.masked_stream import MaskedStream
 from opsbook.model import event as e
 from opsbook.model.run import Incident, Operator, RunbookRef, RunRecord, RunState
 from opsbook.model.target import TargetState
-from opsbook.redaction import MASK, MaskedStream, Redactor
+from opsbook.redaction import MASK, Redactor
 
 VALUE = "Zaubernuss-7"
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXktdjEA\n" * 9 + "-----END OPENSSH PRIVATE KEY-----\n"
@@ -78,7 +79,7 @@ def test_a_flood_that_could_go_on_for_ever_is_not_held_back() -> None:
     stream = MaskedStream(redactor)
     shown = [stream.feed("a" * 1000) for _ in range(50)]
     assert shown[0] == MASK
-    assert len(stream._kept) < 10
+    assert len(stream.kept) < 10
     assert "".join((*shown, stream.feed("b"), stream.end())) == f"{MASK}b"
 
 
@@ -249,6 +250,6 @@ def test_what_is_torn_over_outputs_of_a_cell_or_lines_of_a_text_is_masked_in_the
     document = {"metadata": {}, "cells": [cell]}
     (clean,) = clean_document(document, redactor)["cells"]
     assert clean["source"] == ["x = '***", "'"]
-    assert [output.get("text") for output in clean["outputs"]] == ["a ***", None, "error ***", " b Zaub", " c"]
+    assert [output.get("text") for output in clean["outputs"]] == ["a ***", None, "error ***", " b ***", " c"]
     assert clean["outputs"][1]["data"]["text/html"] == ["<b>***", "</b>"]
     assert VALUE not in json.dumps(clean)

@@ -23,10 +23,11 @@ from opsbook.errors import ParameterError
 from opsbook.execution.outputs import Keeper
 from opsbook.fleet.reboot import boot_id
 from opsbook.fleet.table import html_table, text_table
+from opsbook.masked_stream import MaskedStream
 from opsbook.model.outcome import ResultGroup
 from opsbook.model.target import TargetState
 from opsbook.model.visible import ci_safe
-from opsbook.redaction import MASK, MaskedStream, Redactor
+from opsbook.redaction import MASK, Redactor
 from opsbook.runbook.parameters import read_parameters
 from opsbook.ssh.config import SshConfig
 from opsbook.ssh.hearing import HANDLERS, UNKNOWN_SIGNAL, Hearer

@@ -2,17 +2,18 @@
 
 `Secret` shows itself as `***` everywhere and gives its value only to `reveal()`. A `Redactor` knows the values that
 were revealed in this process, the formats of well-known tokens, and the patterns of the settings; it masks them in
-every string it is shown, and a `MaskedStream` does in what arrives in pieces as if it had come whole. Whatever overlaps
-is masked as one. Limits: it cannot see into images, nor into what is compressed, encrypted or spelled in a way that
-`secret_forms` does not know.
+every string it is shown; `masked_stream` does in what arrives in pieces. Whatever overlaps is masked as one. Limits: it
+cannot see into images, nor into what is compressed, encrypted or spelled in a way that `secret_forms` does not know.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from operator import itemgetter
 from threading import RLock
 from typing import Any
 
@@ -149,21 +150,27 @@ class Redactor:
     def text(self, text: str) -> str:
         """Return `text` with all that is known masked, and what is not Unicode replaced."""
         text = repaired(text)
-        return _masked(text, self._spans(text))
+        return masked(text, self._spans(text))
 
-    def pieces(self, texts: Sequence[str]) -> list[str]:
-        """Return texts masked as if they were one; a mask stands where what it hides begins."""
+    def pieces(self, texts: Sequence[str], streams: Sequence[str] = ()) -> list[str]:
+        """Return texts masked as if they were one; a mask stands where what it hides begins.
+
+        `streams` says of which stream each of them is. Then those of one stream are looked at as one as well, and what
+        several streams said a part of has a mask in each.
+        """
         whole = list(map(repaired, texts))
         spans = self._spans("".join(whole))
-        masked, begin = [], 0
-        for text in whole:
-            end = begin + len(text)
-            here = [(max(start, begin), stop) for start, stop in spans if stop > begin and start < end]
-            shifted = [(start - begin, min(stop, end) - begin) for start, stop in here]
-            goes_on = bool(here) and any(start < begin < stop for start, stop in spans)
-            masked.append(_masked(text, shifted, inside=goes_on))
-            begin = end
-        return masked
+        if len(set(streams)) <= 1:
+            return _masked_pieces(whole, spans)
+        shown = [""] * len(whole)
+        for stream in set(streams):
+            own = [place for place, name in enumerate(streams) if name == stream]
+            said = [whole[place] for place in own]
+            parts = parts_of(stream, spans, zip(streams, map(len, whole), strict=True))
+            found = list(merged([*self._spans("".join(said)), *parts]))
+            for place, text in zip(own, _masked_pieces(said, found), strict=True):
+                shown[place] = text
+        return shown if shown == whole else self.pieces(shown)  # what a mask was between stands side by side now
 
     def places(self, text: str) -> list[tuple[str, int]]:
         """Return what the secrets are called that stand in a text, each with the first line it stands in, from 1."""
@@ -180,7 +187,7 @@ class Redactor:
             found, held = self.look(text[begin : begin + size] if begin or not ends else text, ends=ends)
             spans += [(start + begin, end + begin) for start, end in found]
             if ends:
-                return list(_merged(spans))
+                return list(merged(spans))
             begin, size = begin + held, _PORTION if held else 2 * size
 
     def look(self, text: str, *, ends: bool) -> tuple[list[tuple[int, int]], int]:
@@ -195,7 +202,7 @@ class Redactor:
                 places = _characters(text, data, (found.held, *(at for span in here for at in span)))
                 spans += [(places[start], places[end]) for start, end in here]
                 held = min(held, places[found.held])
-        return list(_merged(spans)), held
+        return list(merged(spans)), held
 
     def _cut_short(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Yield where, before and after each mark of a cut, the part of a form is left that is long enough to mask."""
@@ -268,46 +275,12 @@ class Redactor:
         return f"{word}:{self.text(rest)}" if colon else tag
 
 
-class MaskedStream:
-    """What one stream says, masked as if it had come whole, whatever pieces it comes in.
-
-    Only an end that may be the beginning of something to mask is held back, until more comes or nothing does.
-    """
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._kept = ""
-        self._inside = 0
-        """Characters at the beginning of what is kept that a mask stands for already."""
-
-    def feed(self, text: str) -> str:
-        """Take what comes next; return what can be shown by now."""
-        text = self._kept + text
-        if not text.isascii():  # characters whose bytes came apart are put together
-            text = as_bytes(text).decode("utf-8", "surrogateescape")
-        return self._emit(text, *self._redactor.look(text, ends=False))
-
-    def end(self) -> str:
-        """Return what was held back: nothing follows it."""
-        return self._emit(self._kept, *self._redactor.look(self._kept, ends=True)) if self._kept else ""
-
-    def _emit(self, text: str, spans: list[tuple[int, int]], held: int) -> str:
-        inside = self._inside
-        merged = list(_merged([*([(0, inside)] if inside else []), *spans]))
-        before = [(start, min(end, held)) for start, end in merged if start < held]
-        self._inside = next((end - held for start, end in merged if start < held < end), 0)
-        if inside > held:  # all that is let go stands under the mask
-            self._inside = max(self._inside, inside - held)
-        self._kept = text[held:]
-        return _masked(text[:held], before, inside=bool(inside))
-
-
 def repaired(text: str) -> str:
     """Return a text with what is not Unicode replaced."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _merged(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def merged(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield spans in order, those that overlap as one."""
     last: tuple[int, int] | None = None
     for start, end in sorted(spans):
@@ -321,7 +294,7 @@ def _merged(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield last
 
 
-def _masked(text: str, spans: Sequence[tuple[int, int]], *, inside: bool = False) -> str:
+def masked(text: str, spans: Sequence[tuple[int, int]], *, inside: bool = False) -> str:
     """Return a text with a mask for each span; with `inside`, the first begins with the text and has its mask."""
     if not spans:
         return text
@@ -330,6 +303,41 @@ def _masked(text: str, spans: Sequence[tuple[int, int]], *, inside: bool = False
         parts += [text[at:start], "" if inside and start == 0 else MASK]
         at = end
     return "".join((*parts, text[at:]))
+
+
+def _masked_pieces(texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[str]:
+    """Return texts with a mask for each span of all of them together."""
+    pieces, begin, first = [], 0, 0
+    for text in texts:
+        end = begin + len(text)
+        first = bisect_right(spans, begin, lo=first, key=itemgetter(1))
+        behind = bisect_left(spans, end, lo=first, key=itemgetter(0))
+        here = [(max(start - begin, 0), min(stop, end) - begin) for start, stop in spans[first:behind]]
+        pieces.append(masked(text, here, inside=bool(here) and spans[first][0] < begin))
+        begin = end
+    return pieces
+
+
+def parts_of(
+    stream: str, spans: Iterable[tuple[int, int]], pieces: Iterable[tuple[str, int]]
+) -> Iterator[tuple[int, int]]:
+    """Yield of the spans that several streams have a part of what is this stream's, as places in its own text.
+
+    The spans are places in all `pieces` together, of which each says whose it is, and how long.
+    """
+    begins, befores, begin, before = [0], [0], 0, 0
+    for name, size in pieces:
+        begin, before = begin + size, before + size * (name == stream)
+        begins.append(begin)
+        befores.append(before)
+
+    def own(place: int) -> int:
+        at = bisect_right(begins, place) - 1
+        is_own = at + 1 < len(begins) and befores[at + 1] > befores[at]
+        return befores[at] + (place - begins[at]) * is_own
+
+    parts = ((own(start), own(end), end - start) for start, end in spans)
+    yield from ((start, end) for start, end, size in parts if 0 < end - start < size)
 
 
 def _characters(text: str, data: bytes, places: Iterable[int]) -> dict[int, int]:

@@ -59,11 +59,7 @@ def _clean_streams(outputs: list[dict[str, Any]], redactor: Redactor) -> list[di
     if len(streams) < _SEVERAL:
         return outputs
     texts = ["".join(output["text"]) for output in streams]
-    for name in {output["name"] for output in streams}:
-        places = [place for place, output in enumerate(streams) if output["name"] == name]
-        for place, text in zip(places, redactor.pieces([texts[place] for place in places]), strict=True):
-            texts[place] = text
-    masked = iter(redactor.pieces(texts))
+    masked = iter(redactor.pieces(texts, [output["name"] for output in streams]))
     return [{**output, "text": next(masked)} if output["output_type"] == _STREAM else output for output in outputs]
 
 

@@ -25,6 +25,8 @@ from opsbook.model.run import Incident, RunRecord
 from opsbook.redaction import Redactor
 
 _UNSCANNED = "killed before its last scan"
+_NEAR = 4096
+"""Characters at the end of one stream and the beginning of the other that are looked at together."""
 _TORN = "a secret"
 """What one is called that stood in two lines."""
 
@@ -141,22 +143,36 @@ def _masked(event: Event, redactor: Redactor) -> Event:
     """Return an event as it may be kept, with a sign where what was said, or returned, is not what it was."""
     clean: Event = redactor.clean(event)
     if isinstance(event, TargetEnded) and isinstance(clean, TargetEnded):
-        return replace(clean, masked=event.masked or (clean.stdout, clean.stderr) != (event.stdout, event.stderr))
+        out, err = _side_by_side(clean.stdout, clean.stderr, redactor)
+        err, out = _side_by_side(err, out, redactor)
+        is_masked = event.masked or (out, err) != (event.stdout, event.stderr)
+        return replace(clean, stdout=out, stderr=err, masked=is_masked)
     if isinstance(event, OnceEnded) and isinstance(clean, OnceEnded):
         return replace(clean, masked=event.masked or clean.value != event.value)
     return clean
 
 
+def _side_by_side(first: str, second: str, redactor: Redactor) -> tuple[str, str]:
+    """Return two masked texts with what begins at the end of the first and ends in the second masked in both."""
+    if not (first and second):
+        return first, second
+    end, begin = redactor.pieces([first[-_NEAR:], second[:_NEAR]], ("first", "second"))
+    return first[:-_NEAR] + end, begin + second[_NEAR:]
+
+
 def _masked_as_streams(events: Sequence[Event], redactor: Redactor) -> Iterator[Event]:
-    """Yield events as they may be kept; what one cell said on one stream is looked at as one text."""
-    said: dict[tuple[str, str], list[CellOutput]] = {}
+    """Yield events as they may be kept; what one cell said is looked at as one text, and so is each of its streams."""
+    said: dict[str, list[CellOutput]] = {}
     for event in events:
         if isinstance(event, CellOutput):
-            said.setdefault((event.cell_id, event.stream), []).append(event)
-    texts = {stream: iter(redactor.pieces([event.text for event in told])) for stream, told in said.items()}
+            said.setdefault(event.cell_id, []).append(event)
+    texts = {
+        cell_id: iter(redactor.pieces([event.text for event in told], [event.stream for event in told]))
+        for cell_id, told in said.items()
+    }
     for event in events:
         if isinstance(event, CellOutput):
-            yield replace(event, text=next(texts[event.cell_id, event.stream]))
+            yield replace(event, text=next(texts[event.cell_id]))
         else:
             yield _masked(event, redactor)
 

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from opsbook.archive.whole_output import reference
 from opsbook.config import LogSettings
-from opsbook.redaction import MaskedStream, Redactor
+from opsbook.masked_stream import MaskedStreams
+from opsbook.redaction import Redactor
 from opsbook.secret_forms import as_bytes
 
 _LONG = 64 * 1024
@@ -55,10 +56,9 @@ class CellSummary:
 
     def __init__(self, rules: SummaryRules, redactor: Redactor, *, look: str) -> None:
         self._rules = rules
-        self._redactor = redactor
         self._look = look
         self._begun = datetime.now(UTC)
-        self._streams: dict[str, MaskedStream] = {}
+        self._streams = MaskedStreams(redactor)
         self._open: dict[str, str] = {}
         """The last line of each stream, as long as it has no end."""
         self._head: list[str] = []
@@ -69,8 +69,8 @@ class CellSummary:
     def take(self, name: str, text: str) -> None:
         """Take what comes next on a stream."""
         self._size += len(as_bytes(text))
-        stream = self._streams.setdefault(name, MaskedStream(self._redactor))
-        self._split(name, stream.feed(text))
+        for stream, shown in self._streams.feed(name, text):
+            self._split(stream, shown)
 
     @property
     def is_long(self) -> bool:
@@ -79,10 +79,12 @@ class CellSummary:
 
     def text(self) -> str:
         """Return the summary; nothing follows."""
-        for name, stream in self._streams.items():
-            self._split(name, stream.end())
-            if self._open.get(name):
-                self._add(name, self._open.pop(name))
+        for name, rest in self._streams.end():
+            self._split(name, rest)
+        for name, line in self._open.items():
+            if line:
+                self._add(name, line)
+        self._open.clear()
         limit = [f"… {self._unshown:,} more such lines …"] if self._unshown else []
         parts = [self._head, [*self._found, *limit], [line for line, _ in self._tail]]
         body = "...\n".join("".join(f"{line}\n" for line in part) for part in parts if part)

@@ -13,10 +13,11 @@ from opsbook.archive.files import append, archive_errors
 from opsbook.archive.layout import RunFolder
 from opsbook.archive.masking import Tell, write_masked
 from opsbook.errors import ArchiveError
+from opsbook.masked_stream import MaskedStream
 from opsbook.model.event import TargetOutput
 from opsbook.model.outcome import name_ranges
 from opsbook.model.run import Incident
-from opsbook.redaction import MaskedStream, Redactor
+from opsbook.redaction import Redactor
 from opsbook.secret_forms import as_bytes
 
 HOST_LOGS = 1024**3
