@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 
 import pytest
 from recording import (
@@ -23,6 +24,7 @@ from opsbook.archive.links import digest_of
 from opsbook.errors import ArchiveError
 from opsbook.model import event as e
 from opsbook.model.run import RunState
+from opsbook.redaction import Redactor
 
 pytest_plugins = ["recorder_desk"]
 ENDED = e.RunEnded(status=RunState.FAILED, exit_code=5, reason="the disk was full")
@@ -67,6 +69,25 @@ def test_what_happened_when_nothing_could_be_recorded_is_true_all_the_same_but_w
     assert folded(recorder).targets.results == {}
     assert [entry.event for entry in seen.entries] == [metric("good"), *after]
     assert journalled(folder) == [metric("good")]
+
+
+def test_a_defect_of_ours_while_output_is_masked_is_told_at_once_and_lets_nothing_through(folder: RunFolder) -> None:
+    class Broken(Redactor):
+        def look(self, text: str, *, ends: bool) -> tuple[list[tuple[int, int]], int]:
+            raise NameError(text)
+
+    seen = Seen()
+    recorder = record_in(folder, seen, redactor=Broken())
+    begun = time.monotonic()
+    recorder.submit(e.TargetOutput(call=1, target="web1", stream="stdout", text="hunter22\n"))
+    with pytest.raises(ArchiveError, match="NameError"):
+        recorder.commit_now(metric("after"))
+    with pytest.raises(ArchiveError, match="NameError"):
+        recorder.end(ENDED)
+    recorder.close()
+    assert time.monotonic() - begun < WAIT_S
+    assert "NameError" in recorder.failure
+    assert "hunter22" not in f"{recorder.failure}{seen.entries}{journalled(folder)}"
 
 
 def test_how_a_run_ended_is_recorded_also_in_a_journal_that_could_not_be_written_before(folder: RunFolder) -> None:

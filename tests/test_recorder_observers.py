@@ -20,7 +20,7 @@ from recording import (
 
 from opsbook.archive.journal import read_journal
 from opsbook.archive.layout import RunFolder
-from opsbook.execution import recorder as recording
+from opsbook.execution import pump
 from opsbook.model import event as e
 from opsbook.model.target import TargetState
 
@@ -60,8 +60,8 @@ def test_an_observer_that_raises_stops_neither_the_run_nor_another_observer(fold
 def test_an_observer_that_hangs_holds_up_neither_the_run_nor_another_observer(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "_QUEUE", 100)
-    monkeypatch.setattr(recording, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(pump, "_QUEUE", 100)
+    monkeypatch.setattr(pump, "_PATIENCE_S", 0.3)
     hangs, seen = Hangs(), Seen()
     recorder = record_in(folder, hangs, seen)
     began = time.monotonic()
@@ -81,7 +81,7 @@ def test_an_observer_that_hangs_holds_up_neither_the_run_nor_another_observer(
 
 
 def test_a_slow_observer_loses_output_before_anything_else(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "_QUEUE", 20)
+    monkeypatch.setattr(pump, "_QUEUE", 20)
     slow = Hangs()
     recorder = record_in(folder, slow)
     for number in range(200):

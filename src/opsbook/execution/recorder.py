@@ -26,6 +26,7 @@ from opsbook.errors import ArchiveError
 from opsbook.execution import host_logs
 from opsbook.execution.host_logs import HostLogs
 from opsbook.execution.output_streams import OutputStreams
+from opsbook.execution.pump import Pump, output_size
 from opsbook.model.event import (
     CellOutput,
     Entry,
@@ -33,7 +34,6 @@ from opsbook.model.event import (
     Intent,
     MetricRecorded,
     RunEnded,
-    TargetEnded,
     TargetOutput,
 )
 from opsbook.model.protocol import Observer
@@ -48,12 +48,8 @@ DISK_S = 60.0
 """Seconds the archive's disk may take to answer."""
 _SCANNED = 2 * 1024 * 1024
 """Bytes of a run that are looked through, all in all, when further secrets become known while it lasts."""
-_PATIENCE_S = 2.0
-"""Seconds an observer may hold the recorder up, once."""
 _OUTPUT = 16 * 1024 * 1024
 """Characters of output that may wait to be recorded: a disk slower than the targets slows them down."""
-_OUTPUT_SEEN = 4 * 1024 * 1024
-"""Characters of output that may wait for an observer; what is more it does not see."""
 
 
 class _Item(Struct, frozen=True, kw_only=True):
@@ -101,7 +97,7 @@ class Recorder:
         """Bytes that may still be looked through before the end."""
         self._knew = redactor.known
         """How many secrets were known when the last batch was begun."""
-        self._pumps = [_Pump(observer) for observer in observers]
+        self._pumps = [Pump(observer) for observer in observers]
         self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUE)
         self._room = threading.Condition()
         self._waiting = 0
@@ -117,7 +113,7 @@ class Recorder:
 
     def submit(self, event: Event) -> None:
         """Record an event. Waits only when thousands are waiting already, or megabytes of output."""
-        size = _size(event)
+        size = output_size(event)
         if size:
             with self._room:
                 self._room.wait_for(lambda: not self._waiting or self._waiting + size <= _OUTPUT, timeout=DISK_S)
@@ -213,7 +209,7 @@ class Recorder:
             over = None in items
             self._record([item for item in items if item is not None])
             with self._room:
-                self._waiting -= sum(_size(item.event) for item in items if item is not None)
+                self._waiting -= sum(output_size(item.event) for item in items if item is not None)
                 self._room.notify_all()
         self._show(self._farewell)
         try:
@@ -237,33 +233,42 @@ class Recorder:
         """Write a batch, sync if anyone asked for it, then tell."""
         last = [item for item in items if item.last]
         others = [item for item in items if not item.last]
-        self._note_what_is_known()
-        events = self._streams.masked(item.event for item in others if item.event is not None)
-        if self.failure:
-            self._show(self._witness(events))
-        elif not self._over:  # the hash of its last line may be in the archive's chain already
-            is_due = self._sync_by is not None and time.monotonic() >= self._sync_by
-            self.failure, seen = self._attempt(events, durable=is_due or any(item.durable for item in others))
-            self._show(seen)
-        if any(item.scans for item in others):
-            self._mask_again(insist=True)
+        try:
+            self._take(others)
+        except Exception as error:  # noqa: BLE001  without this thread everybody who waits for it would hang
+            self.failure = self.failure or f"what happens cannot be recorded: {type(error).__name__}"
         for item in others:
             _tell(item, self.failure)
         for item in last:
             self._over = True
-            why, self._farewell = self._attempt(self._streams.masked(filter(None, [item.event])), durable=True)
+            why, self._farewell = self._attempt([item], durable=True)
             _tell(item, why)
 
-    def _attempt(self, events: list[Event], *, durable: bool) -> tuple[str, list[Entry]]:
+    def _take(self, items: list[_Item]) -> None:
+        self._note_what_is_known()
+        if self.failure:
+            self._show(self._witness(self._masked(items)))
+        elif not self._over:  # the hash of its last line may be in the archive's chain already
+            is_due = self._sync_by is not None and time.monotonic() >= self._sync_by
+            self.failure, seen = self._attempt(items, durable=is_due or any(item.durable for item in items))
+            self._show(seen)
+        if any(item.scans for item in items):
+            self._mask_again(insist=True)
+
+    def _masked(self, items: list[_Item]) -> list[Event]:
+        return self._streams.masked(item.event for item in items if item.event is not None)
+
+    def _attempt(self, items: list[_Item], *, durable: bool) -> tuple[str, list[Entry]]:
         """Write events; return why they could not be written, or nothing, and what is to be shown of them."""
-        why, seen = "", list[Entry]()
+        why, seen, events = "", list[Entry](), list[Event]()
         self._sync_by = None if durable else self._sync_by or time.monotonic() + SYNC_S
         try:
+            events = self._masked(items)
             seen = self._write(events, durable=durable)
         except ArchiveError as error:
             why, seen = str(error), self._witness(events)
         except Exception as error:  # noqa: BLE001  without this thread everybody who waits for it would hang
-            why = f"the journal cannot be written: {type(error).__name__}: {error}"
+            why = f"the journal cannot be written: {type(error).__name__}"  # what it says may hold a secret
         return why, seen
 
     def _note_what_is_known(self) -> None:
@@ -337,57 +342,3 @@ def _tell(item: _Item, why: str) -> None:
     if item.done is not None:
         with suppress(Exception):  # whoever asked may be gone
             item.done(why)
-
-
-def _size(event: Event | None) -> int:
-    """Return how many characters of output an event carries."""
-    if isinstance(event, TargetOutput | CellOutput):
-        return len(event.text)
-    return len(event.stdout) + len(event.stderr) if isinstance(event, TargetEnded) else 0
-
-
-class _Pump:
-    """Carries entries to one observer on a thread of its own; gives up on one that hangs."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._hangs = False
-        self._lock = threading.Lock()
-        self._waiting = 0
-        """Characters of output in the queue."""
-        self._queue: queue.Queue[Entry | None] = queue.Queue(_QUEUE)
-        self._thread = threading.Thread(target=self._work, name="opsbook-observer", daemon=True)
-        self._thread.start()
-
-    def push(self, entry: Entry) -> None:
-        """Hand an entry on; output is dropped when the observer cannot keep up, anything else waits for it once."""
-        if self._hangs:
-            return
-        is_output, size = isinstance(entry.event, TargetOutput | CellOutput), _size(entry.event)
-        if is_output and self._waiting + size > _OUTPUT_SEEN:
-            return
-        try:
-            self._count(size)
-            self._queue.put(entry, block=not is_output, timeout=_PATIENCE_S)
-        except queue.Full:
-            self._count(-size)
-            self._hangs = not is_output  # a view that hangs must not hold the run; the journal has it all
-
-    def _count(self, size: int) -> None:
-        with self._lock:
-            self._waiting += size
-
-    def close(self) -> None:
-        """Let the observer see what waits, then say goodbye."""
-        if not self._hangs:
-            with suppress(queue.Full):
-                self._queue.put(None, timeout=_PATIENCE_S)
-                self._thread.join(_PATIENCE_S)
-
-    def _work(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            self._count(-_size(entry.event))
-            with suppress(Exception):  # an observer's error is its own: it never reaches the run
-                self._observer.observe(entry)
-        with suppress(Exception):
-            self._observer.close()
