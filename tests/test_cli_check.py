@@ -24,6 +24,77 @@ def test_a_good_runbook_is_said_to_be_one_and_nothing_runs(desk: Desk) -> None:
     assert desk.kernels() == []
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "said = {}\nsaid['all'] = !ls",
+        "first, *rest = !ls",
+        "said.out = %time 1",
+        "    x = 1\n    print(x)",
+        ">>> x = 1\n>>> print(x)",
+        "pip install thing",
+        "/len x",
+        "x = '?'\nx?",
+        "async with thing() as x:\n    await x",
+    ],
+)
+def test_what_ipython_takes_is_no_problem(desk: Desk, source: str) -> None:
+    desk.notebook(LOAD, {**code("1"), "source": source})
+    assert problems(desk, "book.ipynb") == []
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("return 3", "Python cannot read line 1: 'return' outside function"),
+        ("x = 1\nbreak", "Python cannot read line 2: 'break' outside loop"),
+        ("# why?\ndef (", "Python cannot read line 2: invalid syntax"),
+        ("print 'x'", "Python cannot read line 1: Missing parentheses"),
+        ("x = [0]\nx[0] = = 'a'", "Python cannot read line 2: invalid syntax"),
+    ],
+)
+def test_what_neither_python_nor_ipython_takes_is_told(desk: Desk, source: str, said: str) -> None:
+    desk.notebook(LOAD, code(source, cell_id="wrong"))
+    (found,) = problems(desk, "book.ipynb")
+    assert found.startswith(said)
+    assert desk.opsbook("run", "book.ipynb").code == 1
+    assert desk.run().states["wrong"] == "failed"
+
+
+def test_a_line_that_is_to_fail_is_no_problem(desk: Desk) -> None:
+    desk.notebook(LOAD, code("%%on nobody\ntrue", "raises-exception"), code("%%on web --wave 1\n", "raises-exception"))
+    assert problems(desk, "book.ipynb") == []
+
+
+def test_no_problem_hides_another(desk: Desk) -> None:
+    header = prose("# Book\n\n**Timeout.** soon\n\n**Max fail.** lots")
+    desk.notebook(header, code("def ("), code("x = " + "-" * 50_000 + "1"), code("%%on nobody\ntrue"))
+    assert [text.partition(":")[0] for text in problems(desk, "book.ipynb")] == [
+        "the header's 'timeout'",
+        "'lots' is neither a number nor a percentage",
+        "Python cannot read line 1",
+        "Python cannot read it",
+        "pattern 'nobody' names nothing in the inventory",
+    ]
+
+
+def test_an_ssh_config_that_stops_every_run_is_told_at_once(desk: Desk) -> None:
+    desk.write("ssh", "Port abc\n")
+    desk.write("opsbook.toml", f'inventory = ["hosts.ini"]\n[ssh]\nconfig = "{desk.folder}/ssh"\n')
+    desk.notebook(*GOOD)
+    looked, ran = desk.opsbook("check", "book.ipynb"), desk.opsbook("run", "book.ipynb", "-p", "stack=web")
+    assert (looked.code, looked.err) == (ran.code, ran.err)
+    assert "bad number: port 'abc'" in looked.err
+
+
+@pytest.mark.parametrize("place", ["home/..", "link"])
+def test_the_archive_is_known_by_whatever_way_it_is_come_to(desk: Desk, place: str) -> None:
+    (desk.folder / "link").symlink_to(".")
+    desk.notebook(LOAD, code("1"))
+    assert desk.opsbook("run", "book.ipynb").code == 0
+    assert [one["path"] for one in desk.opsbook("check", place, "--json").json] == [f"{place}/book.ipynb"]
+
+
 def test_every_problem_is_told_with_its_cell_as_runs_count_them(desk: Desk) -> None:
     desk.notebook(
         prose("# Patch"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support import LOAD, Desk, code, finish, parameters, processes_with, prose, wait_for
+from support import LOAD, Desk, code, finish, notebook_text, parameters, processes_with, prose, wait_for
 
 NAMES = {f"web{number}": f"127.0.9.{number}" for number in range(1, 5)}
 CHANGE = code("%%on web1,web2\ntouch {}/changed", cell_id="change")
@@ -26,11 +26,58 @@ def book(desk: Desk, *cells: dict, declared: str = "") -> None:
         ([code("targets('web1', *more)")], "at most 4 targets"),
         ([code("%time targets('web1')")], "at most 4 targets"),
         ([code("%%on {name}\ntrue")], "at most 4 targets"),
+        ([code("from opsbook import targets as chosen\nchosen('web1')")], "at most 4 targets"),
+        ([code("targets('web1')\nlist(map(targets, names))")], "at most 4 targets"),
+        ([code("targets('web1')"), code("x = " + "-" * 50_000 + "1")], "1 of 4 targets"),
     ],
 )
 def test_it_says_how_many_targets_its_cells_ask_for(desk: Desk, cells: list[dict], head: str) -> None:
     book(desk, *cells)
     assert desk.opsbook("plan", "book.ipynb").out.splitlines()[0] == f"would run book on {head}"
+
+
+@pytest.mark.parametrize(
+    "changing",
+    [
+        "def choose(stack):\n    return targets(stack)\nchoose('web4')",
+        "choose = lambda *stack: targets('web4')",
+        "try:\n    {}['web4']\nexcept KeyError as stack:\n    pass",
+        "match ['web4']:\n    case [stack]:\n        pass",
+        "match {'name': 'web4'}:\n    case {**stack}:\n        pass",
+        "def stack():\n    pass",
+        "import stack.web4",
+        "del stack",
+    ],
+)
+def test_a_parameter_that_python_may_give_another_value_is_not_known(desk: Desk, changing: str) -> None:
+    book(desk, code(changing), code("%%on {stack}\ntrue", cell_id="on"), declared="stack: str = 'web1'")
+    planned = desk.opsbook("plan", "book.ipynb", "--json").json
+    (line,) = (cell for cell in planned["cells"] if cell["id"] == "on")
+    assert line["targets"] == []
+    assert line["open"].startswith("stack: ")
+    assert desk.opsbook("plan", "book.ipynb").out.startswith("would run book on at most 4 targets\n")
+
+
+def test_a_line_that_is_to_fail_keeps_nothing_from_running(desk: Desk) -> None:
+    book(desk, code("%%on nobody\ntrue", "raises-exception"))
+    planned = desk.opsbook("plan", "book.ipynb")
+    assert "would fail  pattern 'nobody' names nothing in the inventory" in planned.out
+    assert planned.code == desk.opsbook("run", "book.ipynb").code == 0
+
+
+def test_a_kernel_that_is_not_there_is_refused_as_run_does(desk: Desk) -> None:
+    desk.write("book.ipynb", notebook_text([LOAD, code("%%on web1\ntrue")], kernel="cobol"))
+    planned, ran = desk.opsbook("plan", "book.ipynb"), desk.opsbook("run", "book.ipynb")
+    assert (planned.code, planned.out, planned.err) == (ran.code, "", ran.err)
+    assert "there is no kernel 'cobol'" in planned.err
+
+
+def test_no_command_of_ssh_config_is_run_to_find_that_nothing_is_locked(desk: Desk) -> None:
+    desk.write("ssh", f'Match exec "touch {desk.folder}/ran"\n  Port 22\n')
+    desk.write("opsbook.toml", f'inventory = ["hosts.ini"]\n[ssh]\nconfig = "{desk.folder}/ssh"\n')
+    book(desk, CHANGE)
+    assert "locks       free" in desk.opsbook("plan", "book.ipynb").out
+    assert not (desk.folder / "ran").exists()
 
 
 def test_a_runbook_that_asks_for_no_target_is_planned_too(desk: Desk) -> None:
@@ -43,8 +90,33 @@ def test_a_runbook_that_asks_for_no_target_is_planned_too(desk: Desk) -> None:
 def test_gates_are_named_until_they_are_confirmed(desk: Desk) -> None:
     book(desk, prose("## Announce"), code("print('go')", "confirm"))
     assert '"Announce" asks for confirmation (--yes confirms it beforehand)' in desk.opsbook("plan", "book.ipynb").out
+    planned = desk.opsbook("plan", "book.ipynb", "--json")
+    assert planned.code == desk.opsbook("run", "book.ipynb").code == 3, "there is no terminal to ask on"
+    assert planned.json["refused"].endswith("there is no terminal to ask on (give --yes to confirm it beforehand)")
     for flag in ("--yes", "--check"):
-        assert desk.opsbook("plan", "book.ipynb", flag, "--json").json["gates"] == []
+        confirmed = desk.opsbook("plan", "book.ipynb", flag, "--json")
+        assert (confirmed.code, confirmed.json["gates"], confirmed.json["refused"]) == (0, [], "")
+
+
+def test_a_dry_run_and_cells_for_failures_are_named_as_such(desk: Desk) -> None:
+    book(desk, code("%%on web1\ntrue", "always"), code("%%on web2\ntrue", "on-failure"), code("targets()", "always"))
+    lines = desk.opsbook("plan", "book.ipynb", "--check").out.splitlines()
+    assert lines[1] == "a dry run (--check): only what is read-only would be sent"
+    told = [line.split("  ")[-1] for line in lines if line.split()[:1] in (["changes"], ["Python"])]
+    assert [line.strip() for line in told] == [
+        "1 target, after a failure too, stops at the first failure",
+        "1 target, only after a failure, stops at the first failure",
+        "4 targets, after a failure too; what it sends them is known when it runs",
+    ]
+
+
+def test_a_parameter_that_its_own_cell_changes_is_not_known(desk: Desk) -> None:
+    book(
+        desk, code("%%on {a}\ntrue"), code("%%on {b}\ntrue"), declared="a: str = 'web1'\nb: str = 'web2'\na += ',web3'"
+    )
+    first, second = desk.opsbook("plan", "book.ipynb", "--json").json["cells"]
+    assert first["open"].startswith("a: ")
+    assert second["targets"] == ["web2"]
 
 
 def test_secrets_are_looked_for_and_neither_shown_nor_asked_for(desk: Desk) -> None:
@@ -60,11 +132,13 @@ def test_secrets_are_looked_for_and_neither_shown_nor_asked_for(desk: Desk) -> N
     assert planned.code == 2
     shown = " ".join(planned.out.split())
     assert "parameter 'pin' from file:pin (set)" in shown
-    assert "parameter 'typed' from prompt:PIN (asked for when it runs)" in shown
+    assert (
+        "missing: parameter 'typed': prompt:PIN has to be typed at a terminal, and there is nobody to ask here" in shown
+    )
     assert "parameter 'made' from cmd:touch ran; echo hunter22 (asked for when it runs)" in shown
     assert "missing: parameter 'gone': the environment variable NOWHERE_SET is not set" in shown
     assert not (desk.folder / "ran").exists()
-    assert desk.opsbook("plan", "book.ipynb", "-p", "gone=file:pin").code == 0
+    assert desk.opsbook("plan", "book.ipynb", "-p", "gone=file:pin", "-p", "typed=file:pin").code == 0
     assert desk.opsbook("run", "book.ipynb", "--yes").code == 2
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shlex
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from opsbook.errors import SecretError
 from opsbook.model.run import CellError, CellRecord, CellState
 from opsbook.redaction import MASK, SHORTEST, Redactor, Secret, is_reference
 from opsbook.secrets import resolve as resolving
-from opsbook.secrets.resolve import resolve
+from opsbook.secrets.resolve import Resolver, resolve
 
 FUZZ = settings(max_examples=150, deadline=None, database=None)
 VALUE = "tr0ub4dor&3"
@@ -282,3 +283,26 @@ def test_a_value_that_is_not_text_does_not_break_the_redactor() -> None:
     broken = os.fsdecode(b"ab\xffcdef")
     assert masked(broken, "fine") == "fine"
     assert broken not in masked(broken, f"x {broken} y")
+
+
+def test_a_secret_comes_from_a_pipe_once_and_serves_to_the_end_of_the_run(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", f"printf 'hunter' > {pipe}; exec 3>{pipe}; sleep 0.3; echo 22 >&3"]):
+        resolver = Resolver()
+        assert resolver.resolve(f"file:{pipe}") == "hunter22"
+    assert resolver.resolve_early(f"file:{pipe}") == "hunter22"
+
+
+@pytest.mark.parametrize("writes", ["", "exec 3>{}; sleep 5", "exec 3>{}; echo hunter22 >&3; sleep 5"])
+def test_a_pipe_that_does_not_end_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(resolving, "STREAM_S", 0.4)
+    with subprocess.Popen(["sh", "-c", writes.format(pipe)]) as process:
+        begun = time.monotonic()
+        with pytest.raises(SecretError, match=r"nothing came from .* in 0.4 s") as caught:
+            resolve(f"file:{pipe}")
+        assert time.monotonic() - begun < 4
+        assert "hunter22" not in str(caught.value)
+        process.kill()

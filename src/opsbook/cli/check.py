@@ -7,18 +7,26 @@ from pathlib import Path
 
 import click
 import msgspec
-from msgspec.structs import replace
 
 from opsbook.archive.index_items import iter_books
 from opsbook.cli.noted import notes_for_runbook
 from opsbook.cli.part import time_limits
-from opsbook.cli.prepare import NO_INVENTORY, archive_root, read_inventory, run_options, selected_names
+from opsbook.cli.prepare import (
+    NO_INVENTORY,
+    archive_root,
+    check_ssh_config,
+    read_inventory,
+    run_options,
+    selected_names,
+)
 from opsbook.cli.screen import result_console, write_document
 from opsbook.config import Settings, load_settings
 from opsbook.errors import ExitCode, OpsbookError, UsageError
 from opsbook.execution.kernel import kernel_command
 from opsbook.fleet.plan import plan_targets
 from opsbook.model.checkup import Checkup, Problem
+from opsbook.model.message import RunOptions
+from opsbook.model.note import Note
 from opsbook.model.target import Inventory
 from opsbook.report.check import print_checkups
 from opsbook.runbook.lint import code_problems
@@ -41,6 +49,8 @@ def command(paths: tuple[Path, ...], *, inventory_files: tuple[Path, ...], as_js
     """
     settings = load_settings()
     inventory = read_inventory(settings, inventory_files)
+    if inventory is not None:
+        check_ssh_config(settings)
     found = [_checkup(file, settings, inventory) for file in _runbooks(paths, settings)]
     if not found:
         raise UsageError("there is no runbook to look at", "name one, or a folder of them")
@@ -53,23 +63,25 @@ def command(paths: tuple[Path, ...], *, inventory_files: tuple[Path, ...], as_js
 
 def _runbooks(paths: tuple[Path, ...], settings: Settings) -> Iterator[Path]:
     """Yield the files that are meant; of a folder the notebooks in it, without the copies in the archive."""
-    root = archive_root(None, settings)
+    root = archive_root(None, settings).resolve()
     for path in paths or map(Path, settings.runbooks):
         if path.is_dir():
-            yield from (file for file in iter_books(path) if not file.absolute().is_relative_to(root))
+            place = path.resolve()
+            yield from (file for file in iter_books(path) if not (place / file.relative_to(path)).is_relative_to(root))
         else:
             yield path
 
 
 def _checkup(file: Path, settings: Settings, inventory: Inventory | None) -> Checkup:
-    found = Checkup(path=str(file))
+    problems, noted = list[Problem](), tuple[Note, ...]()
     try:
         runbook = read_runbook(file)
-        problems = [*_as_a_whole(runbook, settings, inventory), *code_problems(runbook)]
-        problems += _line_problems(runbook, settings, inventory)
-        return replace(found, problems=tuple(problems), noted=notes_for_runbook(settings, runbook))
+        problems += [*_as_a_whole(runbook, settings, inventory), *code_problems(runbook)]
+        problems += _line_problems(runbook, inventory)
+        noted = notes_for_runbook(settings, runbook)
     except OpsbookError as error:
-        return replace(found, problems=(_problem(error),))
+        problems.append(_problem(error))
+    return Checkup(path=str(file), problems=tuple(problems), noted=noted)
 
 
 def _problem(error: OpsbookError) -> Problem:
@@ -77,8 +89,12 @@ def _problem(error: OpsbookError) -> Problem:
 
 
 def _as_a_whole(runbook: Runbook, settings: Settings, inventory: Inventory | None) -> Iterator[Problem]:
-    """Yield what is wrong with a runbook's kernel and the times in its header, and whether it lacks an inventory."""
-    for look in (lambda: kernel_command(runbook.kernel), lambda: time_limits(runbook, settings)):
+    """Yield what is wrong with a runbook's kernel and the limits in its header, and whether it lacks an inventory."""
+    for look in (
+        lambda: kernel_command(runbook.kernel),
+        lambda: time_limits(runbook, settings),
+        lambda: run_options(runbook, settings, terminal=False),
+    ):
         try:
             look()
         except OpsbookError as error:
@@ -87,7 +103,7 @@ def _as_a_whole(runbook: Runbook, settings: Settings, inventory: Inventory | Non
         yield Problem(text="it asks for targets and there is no inventory", hint=NO_INVENTORY)
 
 
-def _line_problems(runbook: Runbook, settings: Settings, inventory: Inventory | None) -> Iterator[Problem]:
+def _line_problems(runbook: Runbook, inventory: Inventory | None) -> Iterator[Problem]:
     """Yield the `%%on` cells that would fail for their line; what only a run is told is left open."""
     if inventory is None:
         return
@@ -97,9 +113,9 @@ def _line_problems(runbook: Runbook, settings: Settings, inventory: Inventory | 
         inventory=inventory,
         pattern=None,
         selected=selected_names(inventory, None),
-        options=run_options(runbook, settings, terminal=False),
+        options=RunOptions(),
     )
     numbers = {cell.id: number for number, cell in enumerate(runbook.code_cells, start=1)}
     for cell in plan.cells:
-        if cell.problem:
+        if cell.problem and not cell.may_fail:
             yield Problem(text=cell.problem, cell=numbers[cell.id], label=cell.label)

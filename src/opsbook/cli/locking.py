@@ -92,10 +92,12 @@ def locks_in_the_way(request: RunRequest, plan: Plan) -> tuple[Standing, ...]:
 
     Targets that its Python cells would choose are not known: the locks of all that it may choose count then.
     """
+    found = standing(lock_folder(request.locking.path))
+    if not found:
+        return ()  # ways are worked out for no other reason: ssh_config may run a command for each (`Match exec`)
     perhaps = {name for cell in plan.cells if cell.changes or cell.python for name in cell.targets}
     names = perhaps if plan.reached is not None else set(request.selected)
     places = {*_addresses(request, names).values(), request.locking.name}
-    found = standing(lock_folder(request.locking.path))
     return tuple(one for one in found if one.place in places and one.run_id != request.locking.acknowledge)
 
 

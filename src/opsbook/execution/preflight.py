@@ -17,7 +17,7 @@ from opsbook.redaction import INLINE, PROMPT, shown_reference
 from opsbook.runbook.param_magic import KERNEL as SSH_KERNEL
 from opsbook.runbook.param_magic import param_line
 from opsbook.runbook.parameters import prompts_in
-from opsbook.secrets.resolve import Resolver, is_exposed, resolve
+from opsbook.secrets.resolve import Resolver, is_exposed, is_stream, resolve
 
 _COSTLY = ("cmd:", "vault:")
 """References that cost a process or a question to a server."""
@@ -46,9 +46,8 @@ def check_request(request: RunRequest, prompter: Prompter | None, resolver: Reso
         ParameterError: the kernel takes no such value.
     """
     check_notes(request)
-    _check_gates(request, prompter)
-    kernel_command(request.runbook.kernel)
-    _check_values(request)
+    check_gates(request, asked=prompter is not None)
+    check_kernel(request)
     needed = [*_secrets(request), *_passwords(request)]
     values = [_value(one, resolver) for one in sorted(needed, key=lambda one: one.reference.startswith(PROMPT))]
     values += _values_before(request, resolver, known={one.reference for one in needed})
@@ -71,10 +70,14 @@ def check_notes(request: RunRequest) -> None:
         raise RefusedError(f"this run is blocked: {'; '.join(note.sentence for note in blocking)}", f"{flags} insists")
 
 
-def _check_gates(request: RunRequest, prompter: Prompter | None) -> None:
-    """Refuse before anything starts when a gate could not be answered (SEMANTICS 25)."""
+def check_gates(request: RunRequest, *, asked: bool) -> None:
+    """Refuse before anything starts when a gate could not be answered (SEMANTICS 25).
+
+    Raises:
+        RefusedError: a cell has to be confirmed, and nobody is `asked`.
+    """
     gates = open_gates(request)
-    if gates and prompter is None:
+    if gates and not asked:
         raise RefusedError(
             f'"{gates[0]}" has to be confirmed, and there is no terminal to ask on',
             "give --yes to confirm it beforehand",
@@ -89,8 +92,14 @@ def open_gates(request: RunRequest) -> tuple[str, ...]:
     return tuple(cell.label for cell in request.runbook.code_cells if cell.asks and cell.id not in granted)
 
 
-def _check_values(request: RunRequest) -> None:
-    """Refuse before anything starts what could not be written into the notebook."""
+def check_kernel(request: RunRequest) -> None:
+    """Refuse before anything starts a kernel that is not there, and what could not be written into its notebook.
+
+    Raises:
+        RunbookError: there is no such kernel.
+        ParameterError: it takes no such value.
+    """
+    kernel_command(request.runbook.kernel)
     if request.runbook.kernel == SSH_KERNEL:
         for name, value in request.binding.given.items():
             param_line(name, value)
@@ -137,13 +146,14 @@ def _passwords(request: RunRequest) -> Iterator[_Needed]:
 def planned_secrets(request: RunRequest) -> Iterator[PlannedSecret]:
     """Say of each secret whether it can be had, at no cost; of the passwords of targets only which cannot."""
     for needed in _secrets(request):
-        yield _planned(needed)
-    yield from (planned for planned in map(_planned, _passwords(request)) if planned.problem)
+        yield _planned(needed, asks=request.terminal)
+    planned = (_planned(needed, asks=request.terminal) for needed in _passwords(request))
+    yield from (one for one in planned if one.problem)
 
 
-def _planned(needed: _Needed) -> PlannedSecret:
+def _planned(needed: _Needed, *, asks: bool) -> PlannedSecret:
     planned = PlannedSecret(what=needed.what, reference=shown_reference(needed.reference))
-    if needed.reference.startswith((*_COSTLY, PROMPT)):
+    if needed.reference.startswith((*_COSTLY, PROMPT) if asks else _COSTLY) or is_stream(needed.reference):
         return replace(planned, later=True)
     try:
         resolve(needed.reference)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
@@ -24,8 +25,10 @@ from opsbook.model.plan import Plan, PlannedCell
 from opsbook.model.target import Inventory
 from opsbook.redaction import Secret
 from opsbook.runbook.notebook import Cell, Runbook, is_targets
-from opsbook.runbook.tags import RAISES_TAG
+from opsbook.runbook.tags import ALWAYS_TAG, ON_FAILURE_TAG, RAISES_TAG
 from opsbook.secrets.resolve import resolve
+
+_TIDIES = {ALWAYS_TAG: "after a failure too", ON_FAILURE_TAG: "only after a failure"}
 
 
 def plan_targets(
@@ -44,14 +47,21 @@ def plan_targets(
     for cell in runbook.code_cells:
         if cell.fans_out and not cell.is_skipped:
             planned.append(_planned(cell, session, known))
-        elif cell.asks_for_targets and not cell.is_skipped:
+        elif not cell.is_skipped and (cell.asks_for_targets or (inventory is not None and _hands_on(cell))):
             patterns = _patterns(cell, known)
             if patterns is None:
                 unread.append(cell.label)
             else:
                 planned.append(_asked(cell, session, patterns))
     cells, python = tuple(planned), tuple(dict.fromkeys(unread))
-    return Plan(runbook=runbook.name, pattern=pattern, selected=selected, cells=cells, python=python)
+    return Plan(
+        runbook=runbook.name,
+        pattern=pattern,
+        checking=options.checking,
+        selected=selected,
+        cells=cells,
+        python=python,
+    )
 
 
 def check_lines(runbook: Runbook, binding: Binding) -> None:
@@ -82,6 +92,7 @@ def _known(runbook: Runbook, binding: Binding) -> dict[str, object]:
     declaring = runbook.parameters_cell
     others = [cell for cell in runbook.code_cells if not cell.fans_out and cell != declaring]
     changed = _names_set(cell.source for cell in others)
+    changed |= _set_again(declaring.code) if declaring is not None else set()
     return {
         name: Secret(str(value), resolve) if name in binding.secrets else value
         for name, value in binding.values.items()
@@ -95,17 +106,57 @@ def _names_set(sources: Iterable[str]) -> set[str]:
     for source in sources:
         try:
             nodes = list(ast.walk(ast.parse(source)))
-        except (SyntaxError, ValueError):
-            names.update(re.findall(r"[A-Za-z_]\w*", source))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            names.update(re.findall(r"[^\W\d]\w*", source))
         else:
-            names.update(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-            names.update(
-                alias.asname or alias.name
-                for node in nodes
-                if isinstance(node, ast.Import | ast.ImportFrom)
-                for alias in node.names
-            )
+            names.update(name for node in nodes if (name := _bound(node)) is not None)
     return names
+
+
+def _set_again(source: str) -> set[str]:
+    """Return the names that the cell of the parameters gives a value besides declaring them."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    bound = Counter(filter(None, map(_bound, nodes)))
+    return {name for name, times in bound.items() if times > 1}
+
+
+def _bound(node: ast.AST) -> str | None:
+    """Return the name that one node of Python may give a value, in whatever scope."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
+            return name
+        case ast.alias(name=name, asname=other):
+            return other or name.partition(".")[0]
+        case (
+            ast.FunctionDef(name=name)
+            | ast.AsyncFunctionDef(name=name)
+            | ast.ClassDef(name=name)
+            | ast.ExceptHandler(name=name)
+            | ast.MatchAs(name=name)
+            | ast.MatchStar(name=name)
+            | ast.MatchMapping(rest=name)
+        ):
+            return name
+    return None
+
+
+def _hands_on(cell: Cell) -> bool:
+    """Whether Python gives `targets` another name, or hands it to something that may call it."""
+    try:
+        nodes = list(ast.walk(ast.parse(cell.code))) if "targets" in cell.code else []
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    for node in nodes:
+        match node:
+            case ast.alias(name="targets", asname=str()):
+                return True
+            case ast.Name(id="targets", ctx=ast.Load()) if node not in called:
+                return True
+    return False
 
 
 def _open(cell: Cell, known: Mapping[str, object]) -> list[str]:
@@ -113,9 +164,16 @@ def _open(cell: Cell, known: Mapping[str, object]) -> list[str]:
     return [name for name in variables_in(cell.line) if name not in known]
 
 
+def _alone(cell: Cell, line: str) -> PlannedCell:
+    """Return what a cell shows whatever targets there are."""
+    tidies = next((said for tag, said in _TIDIES.items() if tag in cell.tags), "")
+    known = {name: getattr(cell, name) for name in ("id", "index", "label", "changes")}
+    return PlannedCell(**known, line=line, may_fail=RAISES_TAG in cell.tags, tidies=tidies)
+
+
 def _planned(cell: Cell, session: Session, known: Mapping[str, object]) -> PlannedCell:
     """Plan one `%%on` cell; what is wrong with its line is said, not raised: the others count too."""
-    cell_alone = PlannedCell(id=cell.id, index=cell.index, label=cell.label, line=cell.line, changes=cell.changes)
+    cell_alone = _alone(cell, cell.line)
     unknown = _open(cell, known)
     if unknown:
         return replace(cell_alone, open=f"{', '.join(unknown)}: no parameter with a value, so a cell sets it")
@@ -131,8 +189,7 @@ def _planned(cell: Cell, session: Session, known: Mapping[str, object]) -> Plann
 
 def _asked(cell: Cell, session: Session, patterns: Iterable[str]) -> PlannedCell:
     """Plan one cell of Python that asks for these patterns; one that names nothing may never be asked for."""
-    line = ", ".join(dict.fromkeys(patterns))
-    alone = PlannedCell(id=cell.id, index=cell.index, label=cell.label, line=line, python=True, changes=cell.changes)
+    alone = replace(_alone(cell, ", ".join(dict.fromkeys(patterns))), python=True)
     try:
         names = {target.name: None for pattern in patterns for target in session.select(pattern)}
     except OpsbookError as error:
@@ -142,6 +199,8 @@ def _asked(cell: Cell, session: Session, patterns: Iterable[str]) -> PlannedCell
 
 def _patterns(cell: Cell, known: Mapping[str, object]) -> list[str] | None:
     """Return what a cell of Python calls `targets` with; None when that is not to be read from its text."""
+    if _hands_on(cell):
+        return None
     try:
         nodes = [node for node in ast.walk(ast.parse(cell.code)) if isinstance(node, ast.Call) and is_targets(node)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -29,6 +29,10 @@ class PlannedCell(Struct, frozen=True, kw_only=True):
     """What has to be known first and is not, such as a variable that another cell sets; then there are no targets."""
     problem: str = ""
     """Why the cell would fail; empty when it would not for its line."""
+    may_fail: bool = False
+    """Whether the run goes on when it fails: it is tagged to raise."""
+    tidies: str = ""
+    """When it runs besides, or instead: `after a failure too`, `only after a failure`."""
 
 
 class PlannedSecret(Struct, frozen=True, kw_only=True):
@@ -48,6 +52,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     runbook: str
     pattern: str | None = None
+    checking: bool = False
+    """Whether it is a dry run."""
     selected: tuple[str, ...] = ()
     cells: tuple[PlannedCell, ...] = ()
     python: tuple[str, ...] = ()
@@ -65,10 +71,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def problems(self) -> tuple[str, ...]:
         """Say what would keep it from running as it is."""
-        return (
-            *filter(None, (cell.problem for cell in self.cells)),
-            *filter(None, (one.problem for one in self.secrets)),
-        )
+        lines = [cell.problem for cell in self.cells if not cell.may_fail]
+        return tuple(filter(None, [*lines, *(one.problem for one in self.secrets)]))
 
     @property
     def reached(self) -> tuple[str, ...] | None:

@@ -26,6 +26,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     width = width_of(console)
     head = f"would run {one_line(plan.runbook)}{_reach(plan)}"
     lines = [Text(line, "bold") for line in wrap(head, width)]
+    lines += [Text("a dry run (--check): only what is read-only would be sent")] if plan.checking else []
     for cell in plan.cells:
         lines += [Text(), *_cell_lines(cell, width=width)]
     if plan.python:
@@ -95,7 +96,7 @@ def _cell_lines(cell: PlannedCell, *, width: int) -> list[Text]:
 
 def _rules(cell: PlannedCell) -> str:
     """Say how many targets a cell reaches, in how many waves, and when it stops."""
-    many = _count(len(cell.targets))
+    many = ", ".join(filter(None, [_count(len(cell.targets)), cell.tidies]))
     if cell.python:
         return f"{many}; what it sends them is known when it runs"
     most = f"stops when more than {cell.limit} {'has' if cell.limit == 1 else 'have'} failed"

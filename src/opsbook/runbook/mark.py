@@ -10,7 +10,7 @@ import ast
 import re
 
 MARK = "!!"
-OF_IPYTHON = re.compile(r"(?:[\w, ]+=)?\s*[!%?]")
+_OF_IPYTHON = re.compile(r"(?:[\w, ]+=)?\s*[!%?]")
 """How lines begin that are IPython's: `!ls`, `%time`, `said = !ls`."""
 
 
@@ -35,7 +35,7 @@ def without_mark(source: str, *, python: bool = True) -> str:
 
 def _is_command(line: str) -> bool:
     """Whether some code can be nothing but one line for a shell."""
-    if not line or "\n" in line or OF_IPYTHON.match(line):
+    if not line or "\n" in line or _OF_IPYTHON.match(line):
         return False
     try:
         ast.parse(line)

@@ -1,12 +1,13 @@
 """References resolved: `env:NAME`, `file:PATH`, `cmd:COMMAND`, `vault:PATH#KEY`, and what a person types for `prompt:`.
 
-A value is handed to whoever asked. What was typed is kept to the end of the run, in memory alone, because it is asked
-for once. No error carries a value, nor a command's output.
+A value is handed to whoever asked. What was typed, or came from a pipe, is kept to the end of the run, in memory alone,
+because it is to be had once. No error carries a value, nor a command's output.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import stat
 import subprocess
@@ -21,6 +22,10 @@ from opsbook.secret_forms import SHORTEST
 from opsbook.secrets.vault import read_vault
 
 COMMAND_S = 30.0
+STREAM_S = 30.0
+"""Seconds in which a pipe that a secret comes from has to end."""
+_LONGEST = 1024 * 1024
+"""Bytes of a secret that comes from a pipe."""
 FRESH_S = 60.0
 """Seconds in which a command's value from before the run serves the first who asks: some tokens do not last."""
 _COMMAND = "cmd:"
@@ -65,6 +70,11 @@ class Resolver:
         """
         if reference.startswith(PROMPT):
             return self._typed_for(reference)
+        if is_stream(reference):  # it gives its value once
+            with self._lock:
+                if reference not in self._typed:
+                    self._typed[reference] = resolve(reference)
+                return self._typed[reference]
         value, at = self._early.pop(reference, ("", 0.0))
         return value if value and time.monotonic() - at < FRESH_S else resolve(reference)
 
@@ -141,12 +151,41 @@ def _from_environ(name: str) -> str:
         raise SecretError(f"the environment variable {name} is not set") from None
 
 
+def is_stream(reference: str) -> bool:
+    """Whether a reference names what can be read once: a pipe, a device."""
+    scheme, _, place = reference.partition(":")
+    try:
+        return scheme == "file" and not stat.S_ISREG(Path(place).expanduser().stat().st_mode)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 def _from_file(place: str) -> str:
     try:
-        return Path(place).expanduser().read_text(encoding="utf-8")
+        file = Path(place).expanduser()
+        return file.read_text(encoding="utf-8") if not is_stream(f"file:{place}") else _from_stream(file)
+    except TimeoutError:
+        raise SecretError(f"nothing came from {place} in {STREAM_S:g} s") from None
     except (OSError, UnicodeDecodeError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text, or not a path"
         raise SecretError(f"cannot read the secret in {place}: {reason}") from None
+
+
+def _from_stream(file: Path) -> str:
+    """Read what a pipe or a device gives until its end; one that gives nothing must not hold a run up for ever."""
+    ends, said = time.monotonic() + STREAM_S, bytearray()
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        ready = select.poll()
+        ready.register(descriptor, select.POLLIN)
+        while ready.poll(max(0.0, ends - time.monotonic()) * 1000) and len(said) <= _LONGEST:
+            portion = os.read(descriptor, _LONGEST)
+            if not portion:
+                return said.decode()
+            said += portion
+    finally:
+        os.close(descriptor)
+    raise TimeoutError if len(said) <= _LONGEST else ValueError
 
 
 def _from_command(line: str) -> str:
