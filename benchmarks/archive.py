@@ -27,10 +27,11 @@ from pathlib import Path
 import msgspec
 
 from opsbook.archive.catch_up import ask_archive, catch_up
-from opsbook.archive.index import Index
+from opsbook.archive.index import Index, index_folder
 from opsbook.archive.journal import Journal
 from opsbook.archive.layout import RunFolder, run_folder
 from opsbook.archive.search import Search, search
+from opsbook.archive.selection import count_items
 from opsbook.archive.whole_output import reference
 from opsbook.config import LogSettings
 from opsbook.execution.cell_summary import CellSummary, SummaryRules
@@ -239,10 +240,32 @@ def in_process(index: Index, root: Path, *, runs: int) -> Iterator[tuple[str, tu
         yield f"search {text}", spent(partial(search, index, Search(text=text)), times=7), goal
 
 
+def touch_and_ask(root: Path, database: Path) -> None:
+    """Ask an index that is compared as a whole first."""
+    os.utime(database)
+    ask_archive(root, count_items)
+
+
+def forget_files(root: Path) -> None:
+    """Have the system forget what it read: all of it where this process may ask for that, else the files' contents."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    except OSError:
+        for file in filter(Path.is_file, root.rglob("*")):
+            with file.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def rows(folder: Path, *, runs: int) -> Iterator[tuple[str, tuple[float, float], float | None]]:
     """Measure everything: what, wall and CPU seconds, and the goal for a number of seconds."""
     root = folder / "archive"
-    yield "build the index", spent(lambda: ask_archive(root, lambda index: index, fresh=True)), runs / 500
+    forget_files(root)
+    yield "build the index, the disk being cold", spent(lambda: ask_archive(root, count_items, fresh=True)), runs / 500
+    yield "build the index", spent(lambda: ask_archive(root, count_items, fresh=True)), runs / 500
+    yield "open the index and look for new runs", spent(lambda: ask_archive(root, count_items), times=7), None
+    database = max(index_folder(root).glob("*.sqlite"))
+    yield "the same, somebody having touched its file", spent(lambda: touch_and_ask(root, database), times=3), None
     measured: list[tuple[str, tuple[float, float], float | None]] = []
     ask_archive(root, lambda index: measured.extend(in_process(index, root, runs=runs)))
     yield from measured

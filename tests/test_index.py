@@ -73,9 +73,10 @@ def test_a_new_run_is_found_at_once_and_one_that_is_gone_no_more(root: Path) -> 
     assert found(root, "renew") == ["2"]
 
 
-def test_a_day_that_has_long_settled_is_listed_again_when_it_changes(root: Path) -> None:
-    day = root / "2026/11/20"
-    os.utime(day, (1_700_000_000, 1_700_000_000))
+def test_a_day_that_has_long_settled_is_listed_again_when_it_changes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_up_module, "_SETTLED_S", -10.0)
     assert found(root, "upgrade") == ["1"]
     write_run(root, cell("apt-get upgrade  # again"), tail=3)
     assert found(root, "upgrade") == ["1", "3"]
@@ -285,10 +286,7 @@ def test_words_of_runs_that_were_taken_back_go_in_with_the_next(root: Path) -> N
 )
 def test_an_index_that_sqlite_finds_whole_and_is_not_is_made_anew(root: Path, sql: str) -> None:
     whole = found(root, "upgrade")
-    connection = sqlite3.connect(database(root))
-    connection.execute(sql)
-    connection.commit()
-    connection.close()
+    ask_index(root, lambda index: index.rows(sql))
     assert found(root, "upgrade") == whole
 
 
@@ -309,10 +307,7 @@ def index_files(root: Path) -> list[Path]:
 
 def test_making_it_anew_forgets_what_was_wrong_in_it(root: Path) -> None:
     assert found(root, "upgrade") == ["1"]
-    connection = sqlite3.connect(database(root))
-    connection.execute("UPDATE items SET status = 'failed'")
-    connection.commit()
-    connection.close()
+    ask_index(root, lambda index: index.rows("UPDATE items SET status = 'failed'"))
     assert listed(root, statuses=["failed"]) == ["2", "1"]
     ask_archive(root, count_items, fresh=True)
     assert listed(root, statuses=["failed"]) == []

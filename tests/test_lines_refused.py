@@ -38,9 +38,7 @@ def test_a_line_that_cannot_be_understood_refuses_the_run(desk, line, what):
 def test_all_mistakes_are_counted_and_listed_by_the_plan(desk):
     desk.notebook(LOAD, prose("## A"), code("%%on web --a\ntrue"), prose("## B"), code("%%on web --b\ntrue"))
     ran = desk.opsbook("run", "book.ipynb", "--check")
-    assert ran.err.startswith(
-        'error: "A": %%on: unrecognized arguments: --a; 1 more like it: opsbook plan shows them'
-    )
+    assert ran.err.startswith('error: "A": %%on: unrecognized arguments: --a; 1 more like it: opsbook plan shows them')
     listed = desk.opsbook("run", "book.ipynb", "--list-targets")
     assert listed.code == 2
     assert "unrecognized arguments: --b" in listed.out

@@ -19,18 +19,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opsbook.archive.files import FILE_MODE, FOLDER_MODE, lock
+from opsbook.archive.index_seal import BESIDE, PAGE, Seal
 from opsbook.archive.index_text import COLUMNS
 from opsbook.errors import ArchiveError
 
-SCHEMA = 2
+SCHEMA = 3
 """Part of every index's name: an opsbook that lays its index out differently makes one of its own."""
 PATIENCE_S = 60.0
 """Seconds to wait for another process that brings the index up to date."""
+_LOG = 64 * 2**20
+"""Bytes SQLite's log may have between two transactions."""
 _APPLICATION = 0x4F505342
 _NAME = re.compile(rf"v{SCHEMA}-(\d{{6}})\.sqlite")
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 """What reading a damaged index raises: sqlite3 itself cannot read its own error where a name in it is no text."""
-_PIECES = ("", "-wal", "-shm", "-journal")
+_PRAGMAS = (
+    *(f"page_size = {PAGE}", "journal_mode = WAL", "wal_autocheckpoint = 0", "synchronous = NORMAL"),
+    *("cache_size = -32768", "trusted_schema = OFF", "secure_delete = ON"),
+)
+_PIECES = ("", "-wal", "-shm", "-journal", BESIDE)
 _TABLES = f"""
 CREATE TABLE items (
     key INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, place TEXT NOT NULL, seal TEXT NOT NULL,
@@ -44,7 +51,7 @@ CREATE INDEX items_by_status ON items (status, key);
 CREATE TABLE texts (key INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 CREATE TABLE origins (origin TEXT NOT NULL, doc INTEGER NOT NULL, PRIMARY KEY (origin, doc)) WITHOUT ROWID;
 CREATE TABLE words (word TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE days (place TEXT PRIMARY KEY, changed INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE days (place TEXT PRIMARY KEY, seal TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIRTUAL TABLE passages USING fts5 (
     {", ".join(COLUMNS)}, content='', tokenize="unicode61 remove_diacritics 2"
 );
@@ -69,8 +76,11 @@ def index_folder(root: Path) -> Path:
 class Index:
     """An open index. Used by one thread."""
 
-    def __init__(self, connection: sqlite3.Connection, *, is_ours: bool = True, note: str = "") -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, *, seal: Seal | None = None, is_ours: bool = True, note: str = ""
+    ) -> None:
         self.connection = connection
+        self._seal = seal
         self.is_ours = is_ours
         """Whether this process may write it."""
         self.note = note
@@ -94,6 +104,8 @@ class Index:
                 self.connection.execute("ROLLBACK")
             raise
         self.connection.execute("COMMIT")
+        if self._seal is not None:
+            self._seal.settle_much(self.connection, most=_LOG)
 
 
 def ask_index(root: Path, work: Callable[[Index], T], *, fresh: bool = False) -> T:
@@ -134,8 +146,13 @@ def _kept(folder: Path, *, fresh: bool) -> Iterator[Index]:
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
     try:
         if lock(descriptor, fcntl.LOCK_EX, seconds=PATIENCE_S):
-            with closing(_current(folder, fresh=fresh)) as connection:
-                yield Index(connection)
+            connection, seal = _current(folder, fresh=fresh)
+            with closing(connection):
+                try:
+                    yield Index(connection, seal=seal)
+                finally:
+                    with suppress(sqlite3.Error, OSError):  # then the next one compares it as a whole
+                        seal.settle(connection)
             return
         numbers = _numbers(folder)
         with closing(_connect(str(_file(folder, numbers[-1])) if numbers else ":memory:")) as connection:
@@ -144,36 +161,37 @@ def _kept(folder: Path, *, fresh: bool) -> Iterator[Index]:
         os.close(descriptor)
 
 
-def _current(folder: Path, *, fresh: bool) -> sqlite3.Connection:
-    """Return the newest index of a folder that is whole, or a new one; older ones go."""
+def _current(folder: Path, *, fresh: bool) -> tuple[sqlite3.Connection, Seal]:
+    """Return the newest index of a folder that is whole, or a new one, with its seal; older ones go."""
     numbers = _numbers(folder)
     newest = numbers[-1] if numbers else 0
-    connection = None if fresh or not numbers else _whole(_file(folder, newest))
-    if connection is None:
+    current = None if fresh or not numbers else _whole(_file(folder, newest))
+    if current is None:
         newest += 1
         file = _file(folder, newest)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE))
-        connection = _connect(str(file))
-        _lay_out(connection)
+        current = _connect(str(file)), Seal.of_new(file)
+        _lay_out(current[0])
     for number in numbers:
         if number != newest:
             _remove(_file(folder, number))
-    return connection
+    return current
 
 
-def _whole(file: Path) -> sqlite3.Connection | None:
-    """Open an index; None when it is none, or was never finished."""
-    connection = None
+def _whole(file: Path) -> tuple[sqlite3.Connection, Seal] | None:
+    """Open an index and its seal; None when it is none, was never finished, or is not as it was written."""
+    connection, seal = None, Seal(file)
     try:
         if not stat.S_ISREG(file.lstat().st_mode):
             return None
         connection = _connect(str(file))
+        seal.check(connection)
         (found,) = connection.execute("PRAGMA application_id").fetchone()
         connection.execute("SELECT 1 FROM items, passages LIMIT 1").fetchone()
     except (*_DAMAGE, OSError):
         found = None
-    if found == _APPLICATION:
-        return connection
+    if connection is not None and found == _APPLICATION:
+        return connection, seal
     if connection is not None:
         connection.close()
     return None
@@ -183,7 +201,7 @@ def _connect(file: str) -> sqlite3.Connection:
     connection = sqlite3.connect(file, timeout=PATIENCE_S, isolation_level=None)
     connection.create_function("has_line", 2, _has_line, deterministic=True)
     try:
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -32768", "trusted_schema = OFF"):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
     except sqlite3.DatabaseError:
         connection.close()

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from opsbook.archive.history import read_run
+from opsbook.archive.index_seal import file_seal
 from opsbook.archive.index_text import Passage, book_passages, pairs_of, run_passages
 from opsbook.archive.journal import left_unscanned
 from opsbook.archive.layout import RunFolder, is_alive
@@ -63,7 +64,7 @@ def read_run_item(folder: RunFolder, place: str) -> Item:
     """Read a run."""
     seal = seal_of(folder)  # before it is read: what changes meanwhile is read again
     run = read_run(folder)
-    second = timegm(time.strptime(folder.run_id.partition("-")[0], _STAMP))
+    second = _began(folder.run_id)
     if run.record is None:
         said = (Passage(about=f"{folder.run_id}\n{run.problem}"),)
         return Item(
@@ -94,6 +95,14 @@ def read_run_item(folder: RunFolder, place: str) -> Item:
         targets=lines_of(record.targets.results or record.targets.selected),
         passages=_passages(folder, record),
     )
+
+
+def _began(run_id: str) -> int:
+    """Return the second in the name of a run; 0 where it is none, as of a folder somebody made by hand."""
+    try:
+        return timegm(time.strptime(run_id.partition("-")[0], _STAMP))
+    except ValueError:
+        return 0
 
 
 def _passages(folder: RunFolder, record: RunRecord) -> tuple[Passage, ...]:
@@ -128,15 +137,6 @@ def seal_of(folder: RunFolder) -> str:
     """Return what changes when a run that has not ended goes on, or ends."""
     files = (folder.record, folder.journal, folder.copy)
     return " ".join((*map(file_seal, files), "alive" if is_alive(folder) else ""))
-
-
-def file_seal(file: Path) -> str:
-    """Return what changes when a file does; empty when there is none."""
-    try:
-        status = file.lstat()
-    except OSError:
-        return ""
-    return f"{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_size}:{status.st_ino}"
 
 
 def iter_books(library: Path) -> Iterator[Path]:

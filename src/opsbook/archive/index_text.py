@@ -34,6 +34,8 @@ SCANT = 1000
 MOST_CELLS = 2**16 - 2
 DOC_BITS = 16
 """A passage's number in the index is `key << DOC_BITS | number`, the key being that of its run or runbook."""
+LAST_SECOND = 2**36
+"""What began later, by a clock that was wrong, is sorted as if it had begun then."""
 _SECOND_BITS = 10
 """A key is the second something began, and a number among all of that second: numbers are in the order of time."""
 JOINED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f]")
@@ -104,7 +106,7 @@ def words_apart(text: str) -> str:
 
 def stamp_key(second: int) -> int:
     """Return the lowest key of what began at a second."""
-    return max(0, second) << _SECOND_BITS
+    return min(max(0, second), LAST_SECOND) << _SECOND_BITS
 
 
 def second_of(doc: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from opsbook.archive.index_items import line_of
-from opsbook.archive.index_text import COLUMNS, DOC_BITS, stamp_key, words_apart
+from opsbook.archive.index_text import COLUMNS, DOC_BITS, LAST_SECOND, stamp_key, words_apart
 from opsbook.archive.query import And, Between, Exact, Not, Or, Param, Query, Words
 
 _WEIGHTS = {"code": 2, "prose": 2, "output": 1, "heading": 3, "error": 3, "param": 1, "target": 1, "about": 2}
@@ -153,7 +153,7 @@ def _bounds(parts: Sequence[Query], doc: str) -> list[Condition]:
 
 
 def _first_doc(second: float) -> int:
-    return min(_LAST_DOC, stamp_key(int(min(second, 2**36))) << DOC_BITS)
+    return min(_LAST_DOC, stamp_key(int(min(second, LAST_SECOND))) << DOC_BITS)
 
 
 def _seconds(span: Between) -> tuple[float, float]:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import click
 
+from opsbook.archive.catch_up import forget_removed
+from opsbook.archive.index import index_folder
 from opsbook.archive.prune import prune_runs
 from opsbook.archive.retention import Judgement, Keep, judge_runs
+from opsbook.cli.indexing import ask
 from opsbook.cli.noted import notes_folder
 from opsbook.cli.prepare import archive_root
 from opsbook.cli.screen import counted, is_terminal, result_console, write_document
@@ -49,6 +52,8 @@ def prune(
     by = f"{who.user} on {who.host}"
     with counted("pruning") as watch:
         done = () if dry_run else prune_runs(root, judged.leaving, by=by, watch=watch)
+    if done and index_folder(root).is_dir():
+        ask(root, settings, forget_removed)
     if as_json:
         write_document(pruning_document(judged, done, dry=dry_run))
     elif not dry_run:
