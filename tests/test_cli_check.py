@@ -149,6 +149,7 @@ def test_a_folder_is_looked_through_and_one_damaged_file_hides_no_other(desk: De
     assert [one["path"] for one in desk.opsbook("check", "--json").json] == [
         str(desk.folder / "runbooks" / name) for name in ("good.ipynb", "torn.ipynb")
     ]
+    assert "✓ runbooks/good.ipynb" in desk.opsbook("check").out
     desk.opsbook("run", "runbooks/good.ipynb")
     assert len(desk.opsbook("check", ".", "--json").json) == 3, "what the archive holds is no runbook"
 

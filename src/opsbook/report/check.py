@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -11,6 +12,7 @@ from opsbook.model.checkup import Checkup, Problem
 from opsbook.model.visible import one_line
 from opsbook.report.layout import show, width_of, wrap
 from opsbook.report.notes import print_notes
+from opsbook.report.summary import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +33,7 @@ def print_checkups(found: Sequence[Checkup], console: Console) -> None:
 
 def _lines(one: Checkup, *, width: int) -> Iterator[Text]:
     mark, style = ("✗", "bold red") if one.problems else ("✓", "green")
-    yield Text.assemble((mark, style), " ", one_line(one.path))
+    yield Text.assemble((mark, style), " ", one_line(nearest(Path(one.path))))
     for problem in one.problems:
         yield from (Text(f"{' ' * _INDENT}{line}") for line in wrap(_sentence(problem), width - _INDENT))
 
