@@ -54,7 +54,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    faulthandler.dump_traceback_later(HANG_S, exit=True, file=session.config.stash[SCREEN])
+    if hasattr(session.config, "workerinput"):  # it waits for the others now, as long as they take
+        faulthandler.cancel_dump_traceback_later()
+    else:
+        faulthandler.dump_traceback_later(HANG_S, exit=True, file=session.config.stash[SCREEN])
 
 
 def end_a_hang(item: pytest.Item) -> None:

@@ -288,9 +288,11 @@ def test_a_value_that_is_not_text_does_not_break_the_redactor() -> None:
 def test_a_secret_comes_from_a_pipe_once_and_serves_to_the_end_of_the_run(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with subprocess.Popen(["sh", "-c", f"printf 'hunter' > {pipe}; exec 3>{pipe}; sleep 0.3; echo 22 >&3"]):
+    with subprocess.Popen(["sh", "-c", f"exec 3>{pipe}; printf hunter >&3; sleep 0.3; echo 22 >&3"]) as process:
         resolver = Resolver()
-        assert resolver.resolve(f"file:{pipe}") == "hunter22"
+        value = resolver.resolve(f"file:{pipe}")
+        process.kill()
+    assert value == "hunter22"
     assert resolver.resolve_early(f"file:{pipe}") == "hunter22"
 
 
