@@ -54,7 +54,7 @@ def test_a_run_killed_at_any_moment_is_never_told_as_a_success(sshd: Sshd, tmp_p
         run = opsbook("run", "book.ipynb", "-i", inventory, "--quiet", cwd=tmp_path)
         time.sleep(moments.uniform(0.1, 2.5))
         finished = run.poll() is not None
-        os.kill(run.pid, signal.SIGKILL)
+        run.kill()
         run.communicate()
         wait_for(lambda: not processes_in(tmp_path), seconds=10, what="the end of every process")
         if finished:
